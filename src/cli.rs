@@ -1,0 +1,462 @@
+//! Every setting, defined once: flag, environment variable, default and help.
+//!
+//! A setting whose environment variable is not named here has `EVENTCTL_` and its name.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hyper::Uri;
+use hyper::header::{HeaderName, HeaderValue};
+
+use crate::core::query::Glob;
+use crate::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
+use crate::store::StoreLocation;
+
+/// Send JSON events on a precise schedule, receive them, store them durably
+#[derive(Debug, Parser)]
+#[command(name = "eventctl", version, max_term_width = 80, after_help = SETTINGS_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Read settings from a YAML file: a section a subcommand, a key a flag
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+const SETTINGS_HELP: &str = "\
+Every setting can be given as a flag, in the environment, in a file `.env` in
+the working directory, or in the file that --config names; the first of these
+that has it wins.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 finished, but some events were
+rejected or undelivered.";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Receive events over HTTP, validate them and store them durably
+    Consume(ConsumeOptions),
+    /// Send predefined events to an HTTP endpoint on a precise schedule
+    Propagate(PropagateOptions),
+    /// Prepare a store, or upgrade its schema
+    InitDb(InitDbOptions),
+    /// Show stored events
+    Tail(TailOptions),
+}
+
+/// The settings of `consume`.
+#[derive(Debug, Args)]
+pub struct ConsumeOptions {
+    /// Port to listen on; 0 picks a free one
+    #[arg(long, env = "APP_PORT", default_value_t = 8000, value_parser = parse_port)]
+    pub port: u16,
+
+    /// Address to listen on
+    #[arg(long, env = "APP_HOST", default_value = "127.0.0.1")]
+    pub host: String,
+
+    /// Store: a path or sqlite:///FILE; made if there is none
+    #[arg(long, env = "DATABASE_URL", default_value = "events.db", value_name = "URL")]
+    pub db: StoreLocation,
+
+    /// Largest body of a request
+    #[arg(long, default_value = "1MiB", value_name = "SIZE")]
+    pub body_limit: ByteSize,
+
+    /// Largest head of a request; at least 8KiB
+    #[arg(long, default_value = "32KiB", value_name = "SIZE", value_parser = parse_header_limit)]
+    pub header_limit: ByteSize,
+
+    /// Connections that are served at once; further ones are answered 503
+    #[arg(long, default_value_t = 8192, value_name = "N", value_parser = parse_count)]
+    pub max_connections: usize,
+
+    /// Events that may wait for their commit; further ones are answered 503
+    #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = parse_count)]
+    pub queue_events: usize,
+
+    /// Memory for requests that are read or wait for their commit
+    #[arg(long, default_value = "64MiB", value_name = "SIZE")]
+    pub queue_bytes: ByteSize,
+
+    /// Time for the head of a request to arrive
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_positive_duration)]
+    pub header_timeout: Duration,
+
+    /// Time for the body of a request to arrive
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_positive_duration)]
+    pub body_timeout: Duration,
+
+    /// Time for a connection to stay without a request or with an unread response
+    #[arg(long, default_value = "75s", value_name = "DURATION", value_parser = parse_positive_duration)]
+    pub idle_timeout: Duration,
+
+    /// Time for the store to answer a request
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_positive_duration)]
+    pub store_timeout: Duration,
+
+    /// Time to finish after SIGTERM or SIGINT
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// Listen beyond this machine although anyone may then read and write events
+    #[arg(long)]
+    pub insecure_allow_anonymous: bool,
+}
+
+/// The settings of `propagate`.
+#[derive(Debug, Args)]
+pub struct PropagateOptions {
+    /// Time from one send to the next: `5s`, `250ms`, or a number of seconds
+    #[arg(
+        long,
+        env = "PERIOD_IN_SECONDS",
+        default_value = "5s",
+        value_name = "DURATION",
+        value_parser = parse_positive_duration,
+        allow_negative_numbers = true
+    )]
+    pub period: Duration,
+
+    /// Where to send events: an http URL
+    #[arg(
+        long,
+        env = "HTTP_POST_ENDPOINT",
+        default_value = "http://127.0.0.1:8000/event",
+        value_name = "URL"
+    )]
+    pub endpoint: Endpoint,
+
+    /// Events to send: a JSON array of objects or NDJSON; `-` sends each line of
+    /// standard input once, in order
+    #[arg(long, env = "PAYLOAD_FILE_PATH", default_value = "events.json")]
+    pub file: PathBuf,
+
+    /// Wait until this URL answers 2xx before the first send
+    #[arg(long, env = "HEALTH_CHECK_ENDPOINT", value_name = "URL")]
+    pub health: Option<Endpoint>,
+
+    /// Which event of the file comes next
+    #[arg(long, value_enum, default_value_t = Order::Random)]
+    pub order: Order,
+
+    /// Make the order of events repeatable
+    #[arg(long, value_name = "N", value_parser = parse_seed)]
+    pub seed: Option<u64>,
+
+    /// Stop after this many events
+    #[arg(long, value_name = "N", value_parser = parse_count_u64)]
+    pub count: Option<u64>,
+
+    /// Stop after this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration)]
+    pub duration: Option<Duration>,
+
+    /// Events that are on their way at once; a send that finds no room is missed
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = parse_count)]
+    pub max_in_flight: usize,
+
+    /// Time for a response to arrive
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_positive_duration)]
+    pub timeout: Duration,
+
+    /// How often to send an event again after a connection error, a timeout, or
+    /// status 408, 425, 429 or 5xx
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = parse_retries)]
+    pub retries: u32,
+
+    /// Header to send along, repeatable: `Name: value`
+    #[arg(long, value_name = "HEADER")]
+    pub header: Vec<Header>,
+
+    /// Append events that were rejected or undelivered to this file, as NDJSON
+    #[arg(long, value_name = "FILE")]
+    pub dead_letter: Option<PathBuf>,
+
+    /// Print the events in the order of sending, and send none
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Time to finish what is on its way after SIGTERM or SIGINT
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// How to print responses and summary
+    #[arg(short, long, value_enum, default_value_t = ReportFormat::Text)]
+    pub output: ReportFormat,
+
+    /// Print the summary alone
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// The settings of `init-db`.
+#[derive(Debug, Args)]
+pub struct InitDbOptions {
+    /// Store to prepare: a path or sqlite:///FILE
+    #[arg(long, env = "DATABASE_URL", default_value = "events.db", value_name = "URL")]
+    pub db: StoreLocation,
+}
+
+/// The settings of `tail`.
+#[derive(Debug, Args)]
+pub struct TailOptions {
+    /// Store to show: a path or sqlite:///FILE
+    #[arg(long, env = "DATABASE_URL", default_value = "events.db", value_name = "URL")]
+    pub db: StoreLocation,
+
+    /// How many of the newest events to show, or `all` [default: 10; all with
+    /// --after or --since]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<Lines>,
+
+    /// Go on showing events as they are stored
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Show the events after this id, oldest first
+    #[arg(long, value_name = "ID", value_parser = parse_id)]
+    pub after: Option<i64>,
+
+    /// Show only types that match: `*` any run, `?` one character, `[a-z]` a set
+    #[arg(long = "type", value_name = "GLOB")]
+    pub event_type: Option<Glob>,
+
+    /// Show only events since then: `5m` (ago), `2024-01-15T12:00:00Z`
+    #[arg(short = 'S', long, value_name = "WHEN")]
+    pub since: Option<Timestamp>,
+
+    /// Show only events before then
+    #[arg(short = 'U', long, value_name = "WHEN")]
+    pub until: Option<Timestamp>,
+
+    /// How to print events; json is one object a line
+    #[arg(short, long, value_enum, default_value_t = EventFormat::Text)]
+    pub output: EventFormat,
+
+    /// When to colour text; NO_COLOR in the environment turns `auto` off
+    #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+}
+
+/// Which event comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    /// Any, drawn anew each time.
+    Random,
+    /// As in the file, over and over.
+    Sequential,
+    /// All in random order, then all again in another.
+    Shuffle,
+}
+
+/// How `propagate` reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// Lines to read.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// How `tail` prints events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EventFormat {
+    /// Lines to read.
+    Text,
+    /// A JSON object a line.
+    Json,
+    /// RFC 4180, with a header line.
+    Csv,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How many events `tail` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lines {
+    /// The newest of them.
+    Newest(usize),
+    /// All of them.
+    All,
+}
+
+impl FromStr for Lines {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Lines, String> {
+        if text == "all" {
+            return Ok(Lines::All);
+        }
+        text.parse().map(Lines::Newest).map_err(|_| "expected a number or `all`".to_owned())
+    }
+}
+
+/// A number of bytes: `4096`, `64KiB`, `1MiB`, `2GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub usize);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ByteSize, String> {
+        const UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
+        let (number, unit) = UNITS
+            .iter()
+            .find_map(|(name, bytes)| Some((text.strip_suffix(name)?, *bytes)))
+            .unwrap_or((text, 1));
+        let number: Option<usize> = number.trim().parse().ok();
+        let bytes = number.and_then(|number| number.checked_mul(unit)).filter(|bytes| *bytes > 0);
+        bytes.map(ByteSize).ok_or_else(|| "expected a size such as `64KiB` or `1MiB`".to_owned())
+    }
+}
+
+/// An http URL without a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(pub Uri);
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Endpoint, String> {
+        const EXPECTED: &str = "expected a URL such as `http://127.0.0.1:8000/event`";
+        let uri: Uri = text.parse().map_err(|error| format!("{error}; {EXPECTED}"))?;
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') {
+            return Err(format!("a name or password does not belong into a URL; {EXPECTED}"));
+        }
+        match uri.scheme_str() {
+            Some("http") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(Endpoint(uri)),
+            Some("https") => Err(format!("https is not supported by this version; {EXPECTED}")),
+            Some(scheme) if scheme != "http" => Err(format!("`{scheme}` is not http; {EXPECTED}")),
+            _ => Err(EXPECTED.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// A header of a request. Its value may be a secret: `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The name.
+    pub name: HeaderName,
+    /// The value.
+    pub value: HeaderValue,
+}
+
+impl FromStr for Header {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Header, String> {
+        const EXPECTED: &str = "expected a header such as `Name: value`";
+        const OURS: [&str; 4] = ["idempotency-key", "content-length", "transfer-encoding", "connection"];
+        let (name, value) = text.split_once(':').ok_or(EXPECTED)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| EXPECTED)?;
+        let mut value: HeaderValue = value.trim().parse().map_err(|_| EXPECTED)?;
+        if OURS.contains(&name.as_str()) {
+            return Err(format!("`{name}` is set for each request by eventctl itself"));
+        }
+        value.set_sensitive(true);
+        Ok(Header { name, value })
+    }
+}
+
+impl fmt::Debug for Header {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: [not shown]", self.name)
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "expected a port from 0 to 65535".to_owned())
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    let count: Option<usize> = text.parse().ok();
+    // tokio's semaphores count no further than this.
+    let fits = count.filter(|count| (1..=usize::MAX >> 3).contains(count));
+    fits.ok_or_else(|| "expected a number of 1 or more".to_owned())
+}
+
+fn parse_count_u64(text: &str) -> Result<u64, String> {
+    let count: Option<u64> = text.parse().ok();
+    count.filter(|count| *count > 0).ok_or_else(|| "expected a number of 1 or more".to_owned())
+}
+
+fn parse_seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a number from 0 to 18446744073709551615".to_owned())
+}
+
+fn parse_retries(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "expected a number of 0 or more".to_owned())
+}
+
+fn parse_id(text: &str) -> Result<i64, String> {
+    let id: Option<i64> = text.parse().ok();
+    id.filter(|id| *id >= 0).ok_or_else(|| "expected an id such as `17`".to_owned())
+}
+
+/// hyper insists on room for 8 KiB.
+fn parse_header_limit(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse()?;
+    if size < ByteSize(8192) { Err("expected 8KiB or more".to_owned()) } else { Ok(size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!("4096".parse(), Ok(ByteSize(4096)));
+        assert_eq!("64KiB".parse(), Ok(ByteSize(65536)));
+        assert_eq!("1 MiB".parse(), Ok(ByteSize(1 << 20)));
+        for wrong in ["", "0", "-1", "1MB", "99999999999GiB", "KiB"] {
+            assert!(wrong.parse::<ByteSize>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_http_and_hold_no_password() {
+        assert!("http://localhost:8000/event".parse::<Endpoint>().is_ok());
+        for wrong in ["", "localhost:8000", "/event", "ftp://host/", "http://", "http://u:secret@host/"] {
+            let message = wrong.parse::<Endpoint>().unwrap_err();
+            assert!(message.contains("expected a URL"), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn headers_are_parsed_and_never_shown() {
+        let header: Header = "Authorization: Bearer s3cret".parse().unwrap();
+        assert_eq!(header.value, "Bearer s3cret");
+        assert!(!format!("{header:?}").contains("s3cret"));
+        for wrong in ["", "Name", "Na me: x", "X: a\nb", "Idempotency-Key: x"] {
+            assert!(wrong.parse::<Header>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457).
+
+use hyper::StatusCode;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use serde::Serialize;
+
+use super::routes::{Answer, json_response};
+use crate::core::event::{MemberError, ParseError};
+use crate::store::AppendError;
+use crate::store::backend::StoreError;
+
+/// How long a client waits before it tries again, in seconds.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// A refusal: its status, what is wrong, and the headers that go with it.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    detail: String,
+    errors: Vec<MemberError>,
+    header: Option<(HeaderName, &'static str)>,
+}
+
+impl Problem {
+    /// A problem with a sentence of detail, which never shows internals.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
+        let retry = status == StatusCode::SERVICE_UNAVAILABLE;
+        let header = retry.then_some((RETRY_AFTER, RETRY_AFTER_SECONDS));
+        Problem { status, detail: detail.into(), errors: Vec::new(), header }
+    }
+
+    /// 405, with the methods that there are.
+    pub fn method_not_allowed(allowed: &'static str) -> Problem {
+        let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("expected one of {allowed}"));
+        Problem { header: Some((ALLOW, allowed)), ..problem }
+    }
+
+    /// The same, with a header.
+    pub fn with_header(self, name: HeaderName, value: &'static str) -> Problem {
+        Problem { header: Some((name, value)), ..self }
+    }
+
+    /// The response that tells it.
+    pub fn into_response(self) -> Answer {
+        let body = ProblemBody {
+            kind: "about:blank",
+            title: self.status.canonical_reason(),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            errors: &self.errors,
+        };
+        let body = serde_json::to_vec(&body).expect("strings and numbers always serialize");
+        let mut response = json_response(self.status, body);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some((name, value)) = self.header {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+/// RFC 9457, section 3.1.
+#[derive(Serialize)]
+struct ProblemBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: Option<&'static str>,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "<[MemberError]>::is_empty")]
+    errors: &'a [MemberError],
+}
+
+impl From<ParseError> for Problem {
+    fn from(error: ParseError) -> Problem {
+        match error {
+            ParseError::Encoding { offset } => {
+                Problem::new(StatusCode::BAD_REQUEST, format!("the body is not UTF-8 at byte {offset}"))
+            }
+            ParseError::Syntax(message) => {
+                Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {message}"))
+            }
+            ParseError::Shape { errors, total } => {
+                let detail = match total - errors.len() {
+                    0 => "the body does not fit".to_owned(),
+                    unlisted => format!("the body does not fit; {unlisted} more errors are not listed"),
+                };
+                Problem { errors, ..Problem::new(StatusCode::BAD_REQUEST, detail) }
+            }
+        }
+    }
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Problem {
+        match error {
+            AppendError::Overloaded => Problem::overloaded(),
+            AppendError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// The operator reads the reason on standard error; a client is told what it means for it.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Problem {
+        match error {
+            StoreError::Full(_) => {
+                Problem::new(StatusCode::INSUFFICIENT_STORAGE, "the store has no space left: not stored")
+                    .with_header(RETRY_AFTER, RETRY_AFTER_SECONDS)
+            }
+            StoreError::Refused(_) => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store refuses this request")
+            }
+            StoreError::Unavailable(_) => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer")
+            }
+        }
+    }
+}
+
+impl Problem {
+    /// 503: memory or the queue is full.
+    pub fn overloaded() -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many events wait for the store: not stored")
+    }
+}

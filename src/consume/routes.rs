@@ -1,0 +1,152 @@
+//! From a request to its response.
+
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::listing;
+use super::problem::Problem;
+use super::upload;
+use crate::core::timestamp::Timestamp;
+use crate::store::backend::{Append, Outcome};
+use crate::store::{AppendError, Store};
+
+/// A response whose body is in memory.
+pub type Answer = Response<Full<Bytes>>;
+
+/// What answering a request takes.
+pub struct Routes {
+    /// Where events go and come from.
+    pub store: Store,
+    /// The largest body, in bytes.
+    pub body_limit_bytes: usize,
+    /// How long a client may take to send a body.
+    pub body_timeout: Duration,
+    /// How long a request may wait for the store.
+    pub store_timeout: Duration,
+}
+
+impl Routes {
+    /// Answers a request; `draining` says whether the service is about to stop.
+    pub async fn answer(&self, request: Request<Incoming>, draining: bool) -> Answer {
+        let (head, body) = request.into_parts();
+        let mut unread = Some(body);
+        let answer = self.route(&head, &mut unread, draining).await;
+        let mut answer = answer.unwrap_or_else(Problem::into_response);
+        if unread.is_some_and(|body| !body.is_end_stream()) {
+            // What is left of the body must not be taken for the next request.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+
+    /// Reading a body to its end takes it out of `unread`.
+    async fn route(
+        &self,
+        head: &Parts,
+        unread: &mut Option<Incoming>,
+        draining: bool,
+    ) -> Result<Answer, Problem> {
+        check_host(head)?;
+        let path = head.uri.path();
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let reads = matches!(head.method, Method::GET | Method::HEAD);
+        match path {
+            "/event" if head.method == Method::POST => self.store_events(&head.headers, unread).await,
+            "/event" if reads => listing::list_events(&self.store, head).await,
+            "/event" => Err(Problem::method_not_allowed("GET, HEAD, POST")),
+            "/health" if reads => Ok(health()),
+            "/ready" if reads => self.ready(draining).await,
+            "/health" | "/ready" => Err(Problem::method_not_allowed("GET, HEAD")),
+            _ => match path.strip_prefix("/event/").map(str::parse::<i64>) {
+                Some(Ok(id)) if reads => listing::show_event(&self.store, id).await,
+                Some(Ok(_)) => Err(Problem::method_not_allowed("GET, HEAD")),
+                _ => Err(Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")),
+            },
+        }
+    }
+
+    async fn store_events(
+        &self,
+        headers: &HeaderMap,
+        unread: &mut Option<Incoming>,
+    ) -> Result<Answer, Problem> {
+        let format = upload::Format::of(headers)?;
+        let key = upload::key_of(headers)?;
+        let reading = upload::read(unread, &self.store, self.body_limit_bytes);
+        let (body, reservation) = timeout(self.body_timeout, reading).await.map_err(|_| {
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time: not stored")
+        })??;
+        let (events, list) = format.parse(&body)?;
+        let key = key.map(|key| upload::idempotency_key(key, &body));
+        drop(body);
+        let count = events.len();
+        let append = self.store.append(Append { events, key }, reservation);
+        let outcome = timeout(self.store_timeout, append).await.map_err(|_| {
+            let detail = "the store did not answer in time: repeat the request with the same Idempotency-Key";
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, detail)
+        })??;
+        let Outcome::Stored { first_id } = outcome else {
+            let detail = "the Idempotency-Key was used with another body: not stored";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        };
+        Ok(if list { stored_list(count) } else { stored_one(first_id) })
+    }
+
+    async fn ready(&self, draining: bool) -> Result<Answer, Problem> {
+        let unready = |detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        if draining {
+            return Err(unready("the service is stopping"));
+        }
+        match timeout(self.store_timeout, self.store.ready()).await {
+            Ok(Ok(())) => Ok(uncached(json_response(StatusCode::OK, r#"{"status":"OK"}"#))),
+            Ok(Err(AppendError::Overloaded)) => Err(unready("the queue is full")),
+            Ok(Err(AppendError::Store(_))) | Err(_) => Err(unready("the store takes no writes")),
+        }
+    }
+}
+
+/// A response with a body of JSON.
+pub fn json_response(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// RFC 9112, section 3.2: a request without exactly one `Host` is answered 400; hyper does not insist.
+fn check_host(head: &Parts) -> Result<(), Problem> {
+    let hosts = head.headers.get_all(HOST).iter().count();
+    if hosts == 1 || hosts == 0 && head.version < Version::HTTP_11 {
+        return Ok(());
+    }
+    Err(Problem::new(StatusCode::BAD_REQUEST, "expected exactly one Host header"))
+}
+
+fn stored_one(id: i64) -> Answer {
+    let mut response = json_response(StatusCode::CREATED, r#"{"status":"success"}"#);
+    let location = HeaderValue::try_from(format!("/event/{id}")).expect("digits fit into a header");
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+fn stored_list(count: usize) -> Answer {
+    json_response(StatusCode::CREATED, format!(r#"{{"status":"success","count":{count}}}"#))
+}
+
+fn health() -> Answer {
+    let timestamp = Timestamp::now().to_health_format();
+    let body = json!({"status": "OK", "timestamp": timestamp}).to_string();
+    uncached(json_response(StatusCode::OK, body))
+}
+
+fn uncached(mut response: Answer) -> Answer {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

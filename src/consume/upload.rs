@@ -1,0 +1,134 @@
+//! What a client sends to `POST /event`: its headers and its body.
+
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use sha2::{Digest, Sha256};
+
+use super::problem::Problem;
+use crate::core::event::Event;
+use crate::core::text::excerpt;
+use crate::store::backend::IdempotencyKey;
+use crate::store::{Reservation, Store};
+
+/// The longest idempotency key, in bytes.
+const KEY_LIMIT_BYTES: usize = 255;
+
+/// How events are written in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One object or an array of objects.
+    Json,
+    /// An object a line.
+    Ndjson,
+}
+
+impl Format {
+    /// The format that the headers announce; JSON where they announce none.
+    ///
+    /// # Errors
+    /// 415 for all others, and for a body that is compressed.
+    pub fn of(headers: &HeaderMap) -> Result<Format, Problem> {
+        if headers.contains_key(CONTENT_ENCODING) {
+            let problem =
+                Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted");
+            return Err(problem.with_header(ACCEPT_ENCODING, "identity"));
+        }
+        let Some(content_type) = headers.get(CONTENT_TYPE) else { return Ok(Format::Json) };
+        let content_type = content_type.to_str().unwrap_or_default();
+        let mut parts = content_type.split(';').map(|part| part.trim().to_ascii_lowercase());
+        let format = match parts.next().as_deref() {
+            Some("application/json") => Some(Format::Json),
+            Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Some(Format::Ndjson),
+            _ => None,
+        };
+        let in_utf8 = parts.all(|part| match part.split_once('=') {
+            Some(("charset", charset)) => charset.trim_matches('"') == "utf-8",
+            _ => true,
+        });
+        format.filter(|_| in_utf8).ok_or_else(|| {
+            let got = excerpt(content_type, 64);
+            let detail = format!(
+                "expected Content-Type application/json or application/x-ndjson in UTF-8, got `{got}`"
+            );
+            Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+        })
+    }
+
+    /// The events of a body, and whether they came as a list.
+    ///
+    /// # Errors
+    /// 400 with all that is wrong with them.
+    pub fn parse(self, body: &[u8]) -> Result<(Vec<Event>, bool), Problem> {
+        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+        match (self, first) {
+            (Format::Ndjson, _) => Ok((Event::parse_lines(body)?, true)),
+            (Format::Json, Some(b'[')) => Ok((Event::parse_array(body)?, true)),
+            (Format::Json, _) => Ok((vec![Event::parse(body)?], false)),
+        }
+    }
+}
+
+/// The value of the `Idempotency-Key` header, if there is one.
+///
+/// # Errors
+/// 400 for a value that is empty, too long, given twice or not visible ASCII.
+pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let key = value.to_str().unwrap_or_default();
+    if key.is_empty() || key.len() > KEY_LIMIT_BYTES || values.next().is_some() {
+        let detail =
+            format!("expected one Idempotency-Key of 1 to {KEY_LIMIT_BYTES} visible ASCII characters");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// A key together with what the request says.
+pub fn idempotency_key(key: String, body: &[u8]) -> IdempotencyKey {
+    IdempotencyKey { key, body_digest: Sha256::digest(body).into() }
+}
+
+/// Reads a body within its limit, having set aside the memory that it takes, and takes it out of `unread`.
+///
+/// # Errors
+/// 413 above the limit, 503 without room in memory, 400 where the body breaks off.
+pub async fn read(
+    unread: &mut Option<Incoming>,
+    store: &Store,
+    limit_bytes: usize,
+) -> Result<(Bytes, Reservation), Problem> {
+    let too_large = || {
+        let detail = format!("the body is larger than {limit_bytes} bytes: not stored");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    };
+    let Some(body) = unread else { return Err(Problem::overloaded()) };
+    let mut reserved = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if reserved > limit_bytes {
+        return Err(too_large());
+    }
+    let mut reservation = store.reserve(reserved).ok_or_else(Problem::overloaded)?;
+    let mut chunks: Vec<Bytes> = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let cut_off =
+            |_| Problem::new(StatusCode::BAD_REQUEST, "the body is cut off or malformed: not stored");
+        let Ok(chunk) = frame.map_err(cut_off)?.into_data() else { continue };
+        length += chunk.len();
+        if length > limit_bytes {
+            return Err(too_large());
+        }
+        if length > reserved {
+            if !reservation.grow(length - reserved) {
+                return Err(Problem::overloaded());
+            }
+            reserved = length;
+        }
+        chunks.push(chunk);
+    }
+    *unread = None;
+    let body = if chunks.len() == 1 { chunks.swap_remove(0) } else { chunks.concat().into() };
+    Ok((body, reservation))
+}

@@ -1,0 +1,549 @@
+//! The event, and the only way to make one: parsing bytes.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::text::excerpt;
+use super::timestamp::Timestamp;
+
+/// The longest event type, in characters.
+pub const EVENT_TYPE_LIMIT: usize = 255;
+
+/// The most member errors that one refusal lists; the rest are counted.
+const LISTED_ERRORS: usize = 100;
+
+/// The longest part of a stranger's text that a message repeats, in characters.
+const EXCERPT_LIMIT: usize = 64;
+
+/// A valid event: two strings without U+0000, the type at most [`EVENT_TYPE_LIMIT`] characters long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    event_type: String,
+    event_payload: String,
+}
+
+/// An event as a store gives it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoredEvent {
+    /// Position in the store: strictly increasing, never reused.
+    pub id: i64,
+    /// When the store's writer took it.
+    pub received_at: Timestamp,
+    /// The type, as it was sent.
+    pub event_type: String,
+    /// The payload, as it was sent.
+    pub event_payload: String,
+}
+
+/// Why bytes are not events.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ParseError {
+    /// The bytes are not UTF-8 from this offset on.
+    Encoding {
+        /// Offset of the first wrong byte.
+        offset: usize,
+    },
+    /// The text is not JSON; the message names line and column and repeats nothing of the text.
+    Syntax(String),
+    /// The JSON is not an event; every offending member is named, up to a bound.
+    Shape {
+        /// The first of the errors, in the order of the text.
+        errors: Vec<MemberError>,
+        /// How many there are in all.
+        total: usize,
+    },
+}
+
+/// What is wrong with one member of a JSON text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MemberError {
+    /// Where, as a JSON pointer (RFC 6901).
+    pub pointer: String,
+    /// What was expected there.
+    pub detail: String,
+}
+
+impl Event {
+    /// Reads one JSON object with exactly the members `event_type` and `event_payload`, both strings.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Event, ParseError> {
+        let Checked { event, errors } = read(bytes)?;
+        event.ok_or_else(|| shape(errors.into_iter()))
+    }
+
+    /// Reads a JSON array of events; not empty.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each pointer starting with the position in the array.
+    pub fn parse_array(bytes: &[u8]) -> Result<Vec<Event>, ParseError> {
+        let CheckedArray { events, refusal } = read(bytes)?;
+        refusal.finish(events)
+    }
+
+    /// Reads newline-delimited JSON, an event a line; not empty. Blank lines are passed over.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each pointer starting with the position among the events.
+    pub fn parse_lines(bytes: &[u8]) -> Result<Vec<Event>, ParseError> {
+        let text = as_utf8(bytes)?;
+        let mut events = Vec::new();
+        let mut refusal = Refusal::default();
+        let lines = text.split('\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
+        for (position, (number, line)) in lines.enumerate() {
+            match Event::parse(line.as_bytes()) {
+                Ok(event) => events.push(event),
+                Err(ParseError::Shape { errors, .. }) => refusal.add(position, errors),
+                Err(ParseError::Syntax(message)) => {
+                    return Err(ParseError::Syntax(format!("line {} of the body: {message}", number + 1)));
+                }
+                Err(error @ ParseError::Encoding { .. }) => return Err(error),
+            }
+        }
+        refusal.finish(events)
+    }
+
+    /// The type: what kind of event this is.
+    pub fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// The payload: what happened.
+    pub fn event_payload(&self) -> &str {
+        &self.event_payload
+    }
+
+    /// The bytes that both strings take together.
+    pub fn size_in_bytes(&self) -> usize {
+        self.event_type.len() + self.event_payload.len()
+    }
+}
+
+fn as_utf8(bytes: &[u8]) -> Result<&str, ParseError> {
+    std::str::from_utf8(bytes).map_err(|error| ParseError::Encoding { offset: error.valid_up_to() })
+}
+
+/// Reads JSON after checking its encoding, because serde_json does not check what it skips.
+fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ParseError> {
+    serde_json::from_str(as_utf8(bytes)?).map_err(|error| ParseError::Syntax(error.to_string()))
+}
+
+fn shape(errors: impl ExactSizeIterator<Item = MemberError>) -> ParseError {
+    let total = errors.len();
+    ParseError::Shape { errors: errors.take(LISTED_ERRORS).collect(), total }
+}
+
+/// The errors found so far in a list of events.
+#[derive(Default)]
+struct Refusal {
+    errors: Vec<MemberError>,
+    total: usize,
+}
+
+impl Refusal {
+    fn add(&mut self, position: usize, errors: Vec<MemberError>) {
+        self.total += errors.len();
+        let room = LISTED_ERRORS - self.errors.len();
+        self.errors.extend(errors.into_iter().take(room).map(|error| MemberError {
+            pointer: format!("/{position}{}", error.pointer),
+            detail: error.detail,
+        }));
+    }
+
+    fn finish(mut self, events: Vec<Event>) -> Result<Vec<Event>, ParseError> {
+        if events.is_empty() && self.total == 0 {
+            let detail = "expected at least one event".to_owned();
+            self.errors.push(MemberError { pointer: String::new(), detail });
+            self.total = 1;
+        }
+        if self.total == 0 {
+            return Ok(events);
+        }
+        Err(ParseError::Shape { errors: self.errors, total: self.total })
+    }
+}
+
+/// An event, or everything that is wrong with what stands in its place.
+struct Checked {
+    event: Option<Event>,
+    errors: Vec<MemberError>,
+}
+
+impl<'de> Deserialize<'de> for Checked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Checked, D::Error> {
+        let value = deserializer.deserialize_any(ValueVisitor(PhantomData::<EventMembers>))?;
+        Ok(match value {
+            Value::Object(checked) => checked,
+            Value::String(_) => Checked::not_an_object("a string"),
+            Value::Other(kind) => Checked::not_an_object(kind),
+        })
+    }
+}
+
+impl Checked {
+    fn not_an_object(kind: &str) -> Checked {
+        let detail = format!("expected an object, got {kind}");
+        Checked { event: None, errors: vec![MemberError { pointer: String::new(), detail }] }
+    }
+}
+
+/// A list of events, or everything that is wrong with it.
+struct CheckedArray {
+    events: Vec<Event>,
+    refusal: Refusal,
+}
+
+impl<'de> Deserialize<'de> for CheckedArray {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<CheckedArray, D::Error> {
+        struct ArrayVisitor;
+        impl<'de> Visitor<'de> for ArrayVisitor {
+            type Value = CheckedArray;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an array of objects")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<CheckedArray, A::Error> {
+                let mut array = CheckedArray { events: Vec::new(), refusal: Refusal::default() };
+                let mut position = 0;
+                while let Some(Checked { event, errors }) = items.next_element()? {
+                    match event {
+                        Some(event) => array.events.push(event),
+                        None => array.refusal.add(position, errors),
+                    }
+                    position += 1;
+                }
+                Ok(array)
+            }
+        }
+        deserializer.deserialize_seq(ArrayVisitor)
+    }
+}
+
+/// What a JSON value is, as far as an event cares.
+enum Value<O> {
+    String(String),
+    Object(O),
+    Other(&'static str),
+}
+
+/// What to make of the members of an object.
+trait Inside<'de>: Sized {
+    type Object;
+    fn read<A: MapAccess<'de>>(members: A) -> Result<Self::Object, A::Error>;
+}
+
+struct ValueVisitor<I>(PhantomData<I>);
+
+impl<'de, I: Inside<'de>> Visitor<'de> for ValueVisitor<I> {
+    type Value = Value<I::Object>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Value::String(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Value::Other("a boolean"))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Value::Other("a number"))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Value::Other("a number"))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Value::Other("a number"))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Value::Other("null"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Other("an array"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Self::Value, A::Error> {
+        I::read(members).map(Value::Object)
+    }
+}
+
+/// The members of an object where a string is expected: passed over.
+struct Ignored;
+
+impl<'de> Inside<'de> for Ignored {
+    type Object = ();
+
+    fn read<A: MapAccess<'de>>(mut members: A) -> Result<(), A::Error> {
+        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// The value of a member that should be a string.
+struct Text(Value<()>);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+        deserializer.deserialize_any(ValueVisitor(PhantomData::<Ignored>)).map(Text)
+    }
+}
+
+impl Text {
+    /// The string, unless it is none or holds what not every store can keep.
+    fn check(self, character_limit: Option<usize>) -> Result<String, String> {
+        let text = match self.0 {
+            Value::String(text) => text,
+            Value::Object(()) => return Err("expected a string, got an object".to_owned()),
+            Value::Other(kind) => return Err(format!("expected a string, got {kind}")),
+        };
+        if text.contains('\0') {
+            return Err("expected a string without U+0000".to_owned());
+        }
+        if let Some(limit) = character_limit
+            && text.len() > limit
+        {
+            let characters = text.chars().count();
+            if characters > limit {
+                return Err(format!("expected at most {limit} characters, got {characters}"));
+            }
+        }
+        Ok(text)
+    }
+}
+
+/// A member's name.
+enum Name {
+    EventType,
+    EventPayload,
+    Unknown(String),
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        struct NameVisitor;
+        impl Visitor<'_> for NameVisitor {
+            type Value = Name;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a member's name")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+                Ok(match name {
+                    "event_type" => Name::EventType,
+                    "event_payload" => Name::EventPayload,
+                    unknown => Name::Unknown(unknown.to_owned()),
+                })
+            }
+        }
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
+
+/// The members of an event.
+struct EventMembers;
+
+impl<'de> Inside<'de> for EventMembers {
+    type Object = Checked;
+
+    fn read<A: MapAccess<'de>>(mut members: A) -> Result<Checked, A::Error> {
+        let mut event_type = Member::new("/event_type", Some(EVENT_TYPE_LIMIT));
+        let mut event_payload = Member::new("/event_payload", None);
+        let mut errors = Vec::new();
+        while let Some(name) = members.next_key::<Name>()? {
+            match name {
+                Name::EventType => event_type.set(members.next_value()?, &mut errors),
+                Name::EventPayload => event_payload.set(members.next_value()?, &mut errors),
+                Name::Unknown(name) => {
+                    members.next_value::<IgnoredAny>()?;
+                    if errors.len() > LISTED_ERRORS {
+                        return Err(A::Error::custom("too many unknown members"));
+                    }
+                    errors.push(unknown_member(&name));
+                }
+            }
+        }
+        let event_type = event_type.finish(&mut errors);
+        let event_payload = event_payload.finish(&mut errors);
+        let event = match (event_type, event_payload) {
+            (Some(event_type), Some(event_payload)) if errors.is_empty() => {
+                Some(Event { event_type, event_payload })
+            }
+            _ => None,
+        };
+        Ok(Checked { event, errors })
+    }
+}
+
+/// One of the members that an event has.
+struct Member {
+    pointer: &'static str,
+    character_limit: Option<usize>,
+    seen: bool,
+    text: Option<String>,
+}
+
+impl Member {
+    fn new(pointer: &'static str, character_limit: Option<usize>) -> Member {
+        Member { pointer, character_limit, seen: false, text: None }
+    }
+
+    fn set(&mut self, text: Text, errors: &mut Vec<MemberError>) {
+        let checked =
+            if self.seen { Err("given twice".to_owned()) } else { text.check(self.character_limit) };
+        self.seen = true;
+        match checked {
+            Ok(text) => self.text = Some(text),
+            Err(detail) if errors.len() <= LISTED_ERRORS => {
+                errors.push(MemberError { pointer: self.pointer.to_owned(), detail });
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn finish(self, errors: &mut Vec<MemberError>) -> Option<String> {
+        if !self.seen {
+            let detail = "missing: expected a string".to_owned();
+            errors.push(MemberError { pointer: self.pointer.to_owned(), detail });
+        }
+        self.text
+    }
+}
+
+/// Points at the unknown member, or, where its name is too long to repeat, at the object that holds it.
+fn unknown_member(name: &str) -> MemberError {
+    if name.len() > EXCERPT_LIMIT {
+        let detail = format!("unknown member `{}`", excerpt(name, EXCERPT_LIMIT));
+        return MemberError { pointer: String::new(), detail };
+    }
+    let escaped = name.replace('~', "~0").replace('/', "~1");
+    MemberError { pointer: format!("/{escaped}"), detail: "unknown member".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors_of(parsed: Result<impl fmt::Debug, ParseError>) -> Vec<(String, String)> {
+        let Err(ParseError::Shape { errors, total }) = parsed else {
+            panic!("expected errors of shape, got {parsed:?}");
+        };
+        assert!(total >= errors.len());
+        errors.into_iter().map(|error| (error.pointer, error.detail)).collect()
+    }
+
+    fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(pointer, detail)| ((*pointer).to_owned(), (*detail).to_owned())).collect()
+    }
+
+    #[test]
+    fn strings_are_kept_as_they_are() {
+        let event = Event::parse(br#"{"event_payload":" \u00e9\ud83d\ude00\n","event_type":""}"#).unwrap();
+        assert_eq!(event.event_payload(), " é😀\n");
+        assert_eq!(event.event_type(), "");
+    }
+
+    #[test]
+    fn every_offending_member_is_named() {
+        let parsed = Event::parse(br#"{"event_type": 123, "event_payload": {}, "a/b~": 1}"#);
+        let expected = [
+            ("/event_type", "expected a string, got a number"),
+            ("/event_payload", "expected a string, got an object"),
+            ("/a~1b~0", "unknown member"),
+        ];
+        assert_eq!(errors_of(parsed), owned(&expected));
+    }
+
+    #[test]
+    fn every_kind_of_value_is_named() {
+        for (value, kind) in [
+            ("null", "null"),
+            ("true", "a boolean"),
+            ("-1", "a number"),
+            ("1.5", "a number"),
+            ("[[1]]", "an array"),
+        ] {
+            let text = format!(r#"{{"event_type":"a","event_payload":{value}}}"#);
+            let expected = format!("expected a string, got {kind}");
+            assert_eq!(errors_of(Event::parse(text.as_bytes())), owned(&[("/event_payload", &expected)]));
+            let expected = format!("expected an object, got {kind}");
+            assert_eq!(errors_of(Event::parse(value.as_bytes())), owned(&[("", &expected)]));
+        }
+    }
+
+    #[test]
+    fn missing_and_doubled_members_are_refused() {
+        let missing =
+            [("/event_type", "missing: expected a string"), ("/event_payload", "missing: expected a string")];
+        assert_eq!(errors_of(Event::parse(b"{}")), owned(&missing));
+        let doubled = Event::parse(br#"{"event_type":"a","event_payload":"b","event_type":"c"}"#);
+        assert_eq!(errors_of(doubled), owned(&[("/event_type", "given twice")]));
+    }
+
+    #[test]
+    fn null_characters_and_long_types_are_refused() {
+        let null = Event::parse(br#"{"event_type":"a\u0000","event_payload":"\u0000"}"#);
+        let without = "expected a string without U+0000";
+        assert_eq!(errors_of(null), owned(&[("/event_type", without), ("/event_payload", without)]));
+        let longest = "é".repeat(EVENT_TYPE_LIMIT);
+        let fits = format!(r#"{{"event_type":"{longest}","event_payload":""}}"#);
+        assert!(Event::parse(fits.as_bytes()).is_ok());
+        let long = format!(r#"{{"event_type":"{longest}é","event_payload":""}}"#);
+        let expected = [("/event_type", "expected at most 255 characters, got 256")];
+        assert_eq!(errors_of(Event::parse(long.as_bytes())), owned(&expected));
+    }
+
+    #[test]
+    fn bytes_that_are_not_json_are_refused() {
+        let offset = Event::parse(b"{\"event_type\":\"\xff\"}").unwrap_err();
+        assert_eq!(offset, ParseError::Encoding { offset: 15 });
+        for wrong in ["", "{", "nul", r#"{"event_type":"\ud800","event_payload":""}"#, "{} {}"] {
+            assert!(matches!(Event::parse(wrong.as_bytes()), Err(ParseError::Syntax(_))), "{wrong}");
+        }
+        let in_a_skipped_member = b"{\"other\":\"\xff\",\"event_type\":\"\",\"event_payload\":\"\"}";
+        assert!(matches!(Event::parse(in_a_skipped_member), Err(ParseError::Encoding { .. })));
+    }
+
+    #[test]
+    fn lists_point_at_the_item() {
+        let array = br#"[{"event_type":"a","event_payload":"b"}, 7, {"event_type":"a","event_payload":1}]"#;
+        let expected = [
+            ("/1", "expected an object, got a number"),
+            ("/2/event_payload", "expected a string, got a number"),
+        ];
+        assert_eq!(errors_of(Event::parse_array(array)), owned(&expected));
+        let lines = b"{\"event_type\":\"a\",\"event_payload\":\"b\"}\r\n\n7\n{\"event_type\":\"a\",\"event_payload\":1}\n";
+        assert_eq!(errors_of(Event::parse_lines(lines)), owned(&expected));
+        assert_eq!(errors_of(Event::parse_array(b"[]")), owned(&[("", "expected at least one event")]));
+        assert_eq!(errors_of(Event::parse_lines(b"\n")), owned(&[("", "expected at least one event")]));
+    }
+
+    #[test]
+    fn a_flood_of_errors_is_counted_and_cut() {
+        let array = format!("[{}1]", "1,".repeat(99_999));
+        let Err(ParseError::Shape { errors, total }) = Event::parse_array(array.as_bytes()) else {
+            panic!("expected errors of shape");
+        };
+        assert_eq!((errors.len(), total), (LISTED_ERRORS, 100_000));
+        let members: Vec<String> = (0..100_000).map(|n| format!("\"m{n}\":1")).collect();
+        let object = format!("{{{}}}", members.join(","));
+        assert!(Event::parse(object.as_bytes()).is_err());
+        let long_name = format!(r#"{{"{}":1}}"#, "x".repeat(1_000_000));
+        let longest =
+            errors_of(Event::parse(long_name.as_bytes())).iter().map(|(_, detail)| detail.len()).max();
+        assert!(longest < Some(100));
+    }
+}

@@ -1,0 +1,12 @@
+//! What an event, a schedule, a retry and a measurement are: plain data and arithmetic.
+//!
+//! Nothing here knows SQL, HTTP, the command line or an async runtime.
+
+pub mod backoff;
+pub mod event;
+pub mod hint;
+pub mod metrics;
+pub mod query;
+pub mod schedule;
+pub mod text;
+pub mod timestamp;

@@ -1,0 +1,57 @@
+//! Text from outside, made safe to show.
+
+use std::fmt::Write;
+
+/// Whether a character could do more to a terminal than appear on it: C0, DEL, C1, direction marks and
+/// overrides, line and paragraph separators.
+pub fn is_unsafe(character: char) -> bool {
+    let moves_text = matches!(character,
+        '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    character.is_control() || moves_text
+}
+
+/// The text with escapes such as `\n` and `\u{1b}` in place of the characters that are unsafe.
+pub fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => printable.push_str("\\n"),
+            '\r' => printable.push_str("\\r"),
+            '\t' => printable.push_str("\\t"),
+            _ if is_unsafe(character) => {
+                write!(printable, "\\u{{{:x}}}", u32::from(character)).expect("memory takes all text");
+            }
+            _ => printable.push(character),
+        }
+    }
+    printable
+}
+
+/// At most the first `limit` characters of a text, printable, to name it in a message.
+pub fn excerpt(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => printable(&text[..end]) + "…",
+        None => printable(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_a_cursor_or_text_is_escaped() {
+        assert_eq!(printable("a\n\r\t\0\u{1b}[31m\u{7f}\u{9b}2J"), r"a\n\r\t\u{0}\u{1b}[31m\u{7f}\u{9b}2J");
+        assert_eq!(
+            printable("\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}"),
+            r"\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}"
+        );
+        assert_eq!(printable("é😀 \"quoted\" \\"), "é😀 \"quoted\" \\");
+    }
+
+    #[test]
+    fn excerpts_are_short_and_printable() {
+        assert_eq!(excerpt("ab\ncd", 4), "ab\\nc…");
+        assert_eq!(excerpt("éé", 2), "éé");
+    }
+}

@@ -1,0 +1,21 @@
+//! Sends JSON events on a precise schedule, receives them, and stores them durably.
+//!
+//! ```text
+//! consume:    bytes → routes (limits) → Event::parse → Store::append → COMMIT → 201
+//! propagate:  file  → schedule → sender (retry) → response → report
+//! tail:       store → query → printer
+//! ```
+//!
+//! Dependencies point down this list, never up: `main`, the subcommands, `store`, `core`. The
+//! subcommands do not know each other. SQL stands in `store` alone, the command line's library in
+//! `main`, `cli` and `config` alone.
+
+pub mod cli;
+pub mod config;
+pub mod consume;
+pub mod core;
+pub mod init_db;
+pub mod propagate;
+pub mod shutdown;
+pub mod store;
+pub mod tail;

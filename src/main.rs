@@ -1,0 +1,66 @@
+//! Reads the settings, runs the subcommand, and prints an error with its hint.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use eventctl::cli::Command;
+use eventctl::config::{self, Settings};
+use eventctl::core::hint::Hinted;
+use eventctl::propagate::Completion;
+use eventctl::{consume, init_db, propagate, tail};
+
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+const INCOMPLETE: u8 = 3;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = env::args_os().collect();
+    let command = match config::read(&arguments) {
+        Ok(Settings::Run(cli)) => cli.command,
+        Ok(Settings::Print(text)) => {
+            return exit_code(text.print().map(|()| Completion::Complete).map_err(Into::into));
+        }
+        Err(error) => {
+            print_error(&error);
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    exit_code(run(&command))
+}
+
+fn run(command: &Command) -> anyhow::Result<Completion> {
+    match command {
+        Command::Consume(options) => consume::run(options)?,
+        Command::Propagate(options) => return propagate::run(options),
+        Command::InitDb(options) => init_db::run(options)?,
+        Command::Tail(options) => tail::run(options)?,
+    }
+    Ok(Completion::Complete)
+}
+
+fn exit_code(result: anyhow::Result<Completion>) -> ExitCode {
+    match result {
+        Ok(Completion::Complete) => ExitCode::SUCCESS,
+        Ok(Completion::Incomplete) => ExitCode::from(INCOMPLETE),
+        // Whoever reads our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&error);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn print_error(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+    if let Some(hint) = Hinted::find(error) {
+        eprintln!("hint: {hint}");
+    }
+}

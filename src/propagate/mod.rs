@@ -1,0 +1,247 @@
+//! `eventctl propagate`: sends events when they are due, whatever becomes of those before them.
+
+mod clock;
+mod report;
+mod sender;
+mod source;
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use self::clock::Clock;
+use self::report::{Report, Reporter};
+use self::sender::Sender;
+use self::source::{Next, Outgoing, Source};
+use crate::cli::PropagateOptions;
+use crate::core::hint::hinted;
+use crate::core::schedule::Schedule;
+use crate::shutdown::Shutdown;
+
+/// How a run ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// All events were delivered.
+    Complete,
+    /// Some events were rejected or undelivered.
+    Incomplete,
+}
+
+/// Sends events until there are no more, the run's end has come, or a signal asks to stop.
+///
+/// # Errors
+/// The events cannot be read, the receiver is not healthy, or nothing can be written.
+pub fn run(options: &PropagateOptions) -> anyhow::Result<Completion> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let completion = runtime.block_on(propagate(options));
+    // A look-up of a name may still run: nobody waits for it.
+    runtime.shutdown_background();
+    completion
+}
+
+async fn propagate(options: &PropagateOptions) -> anyhow::Result<Completion> {
+    let mut source = Source::open(&options.file, options.order, options.seed)?;
+    if options.dry_run {
+        print_events(&mut source, options.count).await?;
+        return Ok(Completion::Complete);
+    }
+    let mut shutdown = Shutdown::listen()?;
+    let (reports, reporter) = Reporter::start(options)?;
+    let (tell_hurry, hurry) = watch::channel(false);
+    let sender = Sender::new(options, reports.clone(), hurry);
+    if let Some(health) = &options.health {
+        tokio::select! {
+            healthy = sender.probe(health) => healthy.map_err(|problem| {
+                let hint = "start the receiver, or give --retries more tries";
+                hinted(format!("cannot send to an unhealthy receiver: {health}: {problem}"), hint)
+            })?,
+            () = shutdown.requested() => return Ok(Completion::Complete),
+        }
+    }
+    let mut run = Run::new(options, source, sender, reports.clone())?;
+    let end = options.duration.map(|duration| run.started + duration);
+    let ending = tokio::select! {
+        () = run.send_events() => Ending::Sent,
+        () = sleep_until_some(end) => Ending::Sent,
+        () = reports.closed() => Ending::Hurried,
+        () = shutdown.requested() => Ending::Asked,
+    };
+    drop(reports);
+    let missed_ticks = run.finish(ending, shutdown, options.drain_timeout, &tell_hurry).await;
+    let summary = reporter.finish(missed_ticks, options.output).context("cannot report")?;
+    Ok(if summary.is_complete() { Completion::Complete } else { Completion::Incomplete })
+}
+
+/// Prints the events that a run would send first: as many as it would, or each of the file once.
+async fn print_events(source: &mut Source, count: Option<u64>) -> anyhow::Result<()> {
+    let mut output = io::stdout().lock();
+    let mut printed = 0;
+    let end = count.or(source.cycle()).unwrap_or(u64::MAX);
+    while printed < end {
+        match source.next().await {
+            Next::Event { event, .. } => {
+                writeln!(output, "{}", event.in_one_line()).context("cannot print events")?
+            }
+            Next::Invalid(problem) => {
+                return Err(hinted(format!("{problem} of standard input"), source::FILE_HINT));
+            }
+            Next::End => break,
+        }
+        printed += 1;
+    }
+    Ok(())
+}
+
+/// Why sending ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// All is sent: what is on its way takes its time.
+    Sent,
+    /// A signal asked for it: what is on its way has until the deadline.
+    Asked,
+    /// Nobody listens any more: what is on its way is given up.
+    Hurried,
+}
+
+/// A run of sends.
+struct Run {
+    started: Instant,
+    source: Source,
+    /// An event that was taken from the source and waits for its time.
+    pending: Option<Arc<Outgoing>>,
+    /// How many more events to send.
+    left: u64,
+    schedule: Schedule,
+    clock: Clock,
+    slots: Arc<Semaphore>,
+    missed_ticks: u64,
+    sender: Arc<Sender>,
+    deliveries: JoinSet<()>,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Run {
+    fn new(
+        options: &PropagateOptions,
+        source: Source,
+        sender: Sender,
+        reports: mpsc::Sender<Report>,
+    ) -> anyhow::Result<Run> {
+        let clock = Clock::start()?;
+        let started = Instant::now();
+        Ok(Run {
+            started,
+            source,
+            pending: None,
+            left: options.count.unwrap_or(u64::MAX),
+            schedule: Schedule::new(started, options.period),
+            clock,
+            slots: Arc::new(Semaphore::new(options.max_in_flight)),
+            missed_ticks: 0,
+            sender: Arc::new(sender),
+            deliveries: JoinSet::new(),
+            reports,
+        })
+    }
+
+    /// Sends an event at every tick, until there are no more.
+    ///
+    /// A tick that comes while all slots are taken is missed; the event waits for the next one. No tick
+    /// is missed by waiting for standard input. Cancelling loses nothing: see [`Run::finish`].
+    async fn send_events(&mut self) {
+        while self.left > 0 && self.take_event().await {
+            let slot = match Arc::clone(&self.slots).try_acquire_owned() {
+                Ok(slot) => slot,
+                Err(_) => {
+                    let slot =
+                        Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
+                    self.missed_ticks += self.schedule.skip(Instant::now());
+                    slot
+                }
+            };
+            let tick = loop {
+                self.clock.sleep_until(self.schedule.next_due()).await;
+                if let Some(tick) = self.schedule.take(Instant::now()) {
+                    break tick;
+                }
+            };
+            self.missed_ticks += tick.missed;
+            let Some(event) = self.pending.take() else { continue };
+            self.left -= 1;
+            let sender = Arc::clone(&self.sender);
+            self.deliveries.spawn(async move {
+                sender.deliver(event, tick.scheduled).await;
+                drop(slot);
+            });
+            while self.deliveries.try_join_next().is_some() {}
+        }
+    }
+
+    /// Makes sure that an event is pending; false where there are no more.
+    async fn take_event(&mut self) -> bool {
+        while self.pending.is_none() {
+            match self.source.next().await {
+                Next::Event { event, waited } => {
+                    self.pending = Some(event);
+                    if waited {
+                        self.schedule.skip(Instant::now());
+                    }
+                }
+                Next::Invalid(problem) => {
+                    let _ = self.reports.send(Report::Invalid(problem)).await;
+                }
+                Next::End => return false,
+            }
+        }
+        true
+    }
+
+    /// Waits for what is on its way; returns how many ticks were missed.
+    ///
+    /// Lines of standard input that were read and not sent are reported as undelivered. A first signal
+    /// sets the deadline, if there is none yet; the deadline or a second signal ends the wait.
+    async fn finish(
+        mut self,
+        ending: Ending,
+        mut shutdown: Shutdown,
+        drain_timeout: Duration,
+        hurry: &watch::Sender<bool>,
+    ) -> u64 {
+        for line in self.source.unsent_lines(self.pending.take()).await {
+            let _ = self.reports.send(Report::GivenUp(line)).await;
+        }
+        hurry.send_replace(ending == Ending::Hurried);
+        let mut deadline = (ending == Ending::Asked).then(|| Instant::now() + drain_timeout);
+        loop {
+            tokio::select! {
+                delivered = self.deliveries.join_next() => match delivered {
+                    Some(_) => {}
+                    None => return self.missed_ticks,
+                },
+                () = sleep_until_some(deadline) => {
+                    deadline = None;
+                    hurry.send_replace(true);
+                }
+                () = shutdown.requested() => match deadline {
+                    Some(_) => { hurry.send_replace(true); }
+                    None => deadline = Some(Instant::now() + drain_timeout),
+                },
+            }
+        }
+    }
+}
+
+/// Sleeps to an instant, or for ever.
+async fn sleep_until_some(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,107 @@
+//! What a database must do to be a store.
+
+use std::fmt;
+
+use crate::core::event::{Event, StoredEvent};
+use crate::core::query::Query;
+use crate::core::timestamp::Timestamp;
+
+/// The writing side of a store, owned by one thread.
+pub trait Backend: Send {
+    /// Stores all appends in one transaction and returns once it is durable.
+    ///
+    /// The outcomes stand in the order of the appends. An append whose key is known stores nothing.
+    ///
+    /// # Errors
+    /// Nothing of the transaction is acknowledged; whether it is stored depends on the error.
+    fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError>;
+
+    /// Makes sure that the store takes durable writes, by a write that changes nothing.
+    ///
+    /// # Errors
+    /// Why it does not.
+    fn probe(&mut self) -> Result<(), StoreError>;
+
+    /// Starts afresh after an error, relying on nothing that was not synced before it.
+    ///
+    /// # Errors
+    /// Why the store still does not take writes.
+    fn recover(&mut self) -> Result<(), StoreError>;
+}
+
+/// The reading side of a store: a connection of its own, and no transaction between two calls.
+pub trait Reader: Send {
+    /// The events of a page, in the order of their ids.
+    ///
+    /// # Errors
+    /// Why the store does not answer.
+    fn page(&mut self, query: &Query) -> Result<Page, StoreError>;
+
+    /// One event, if there is one with this id.
+    ///
+    /// # Errors
+    /// Why the store does not answer.
+    fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError>;
+}
+
+/// The events of one request: stored together or not at all.
+#[derive(Debug)]
+pub struct Append {
+    /// What to store; not empty.
+    pub events: Vec<Event>,
+    /// What makes a repetition recognisable.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// A client's name for a request, with the digest of what the request said.
+#[derive(Debug)]
+pub struct IdempotencyKey {
+    /// The header's value.
+    pub key: String,
+    /// SHA-256 of the body.
+    pub body_digest: [u8; 32],
+}
+
+/// What became of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The events are on disk, now or since an earlier request with the same key.
+    Stored {
+        /// The id of the first of them.
+        first_id: i64,
+    },
+    /// The key stands for another body; nothing was stored.
+    KeyReused,
+}
+
+/// A page of events.
+#[derive(Debug)]
+pub struct Page {
+    /// In the order of their ids.
+    pub events: Vec<StoredEvent>,
+    /// Whether the store holds more of them in the direction of the query.
+    pub more: bool,
+}
+
+/// Why a store does not do what it was asked.
+#[derive(Debug, Clone)]
+pub enum StoreError {
+    /// No space left: not stored.
+    Full(String),
+    /// The store refuses this request and may take others: not stored.
+    Refused(String),
+    /// The store does not answer; a write may or may not be stored.
+    Unavailable(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Full(reason) | StoreError::Refused(reason) | StoreError::Unavailable(reason) => {
+                formatter.write_str(reason)
+            }
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}

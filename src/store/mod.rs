@@ -1,0 +1,227 @@
+//! Where events are kept: a handle for many tasks, a thread that writes, and connections that read.
+
+pub mod backend;
+mod location;
+mod sqlite;
+mod writer;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
+
+use self::backend::{Append, Backend, Outcome, Reader, StoreError};
+pub use self::location::StoreLocation;
+use self::sqlite::{SqliteBackend, SqliteReader};
+use self::writer::{Queue, Writer};
+
+/// How many reads run at once; each holds a connection and at most a page of events.
+const READERS: usize = 4;
+
+/// The handle of an open store, for any number of tasks.
+#[derive(Clone)]
+pub struct Store {
+    queue: Arc<Queue>,
+    readers: Arc<Readers>,
+    request_bytes: Arc<Budget>,
+    response_bytes: Arc<Budget>,
+}
+
+/// What bounds the memory of an open store.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreLimits {
+    /// Events that wait for their commit.
+    pub queue_events: usize,
+    /// Bytes of requests that are being read or wait for their commit; and, apart from them, of
+    /// responses that are being written.
+    pub queue_bytes: usize,
+    /// How long one read may take.
+    pub read_time: Duration,
+}
+
+/// Why an append has no outcome.
+#[derive(Debug)]
+pub enum AppendError {
+    /// The queue is full, or the store is closing: not stored.
+    Overloaded,
+    /// What the store said.
+    Store(StoreError),
+}
+
+/// Prepares the store at a location: makes it where there is none, upgrades it where it is older.
+///
+/// # Errors
+/// Why it cannot be made or used, and what to do.
+pub fn prepare(location: &StoreLocation) -> anyhow::Result<()> {
+    open_backend(location).map(drop)
+}
+
+/// Opens an existing store for reading only.
+///
+/// # Errors
+/// Why it cannot be read, and what to do.
+pub fn open_reader(location: &StoreLocation) -> anyhow::Result<Box<dyn Reader>> {
+    open_reader_within(location, None)
+}
+
+fn open_backend(location: &StoreLocation) -> anyhow::Result<Box<dyn Backend>> {
+    match location {
+        StoreLocation::Sqlite(path) => Ok(Box::new(SqliteBackend::open_or_create(path)?)),
+    }
+}
+
+fn open_reader_within(
+    location: &StoreLocation,
+    time_limit: Option<Duration>,
+) -> anyhow::Result<Box<dyn Reader>> {
+    match location {
+        StoreLocation::Sqlite(path) => Ok(Box::new(SqliteReader::open(path, time_limit)?)),
+    }
+}
+
+impl Store {
+    /// Opens a store, making it where there is none, and starts its writer thread.
+    ///
+    /// # Errors
+    /// Why it cannot be made or used, and what to do.
+    pub fn open(location: &StoreLocation, limits: StoreLimits) -> anyhow::Result<(Store, Writer)> {
+        let backend = open_backend(location)?;
+        let queue = Arc::new(Queue::new(limits.queue_events));
+        let writer = Writer::start(backend, Arc::clone(&queue))?;
+        let readers = Readers {
+            location: location.clone(),
+            time_limit: limits.read_time,
+            permits: Semaphore::new(READERS),
+            idle: Mutex::new(Vec::with_capacity(READERS)),
+        };
+        let store = Store {
+            queue,
+            readers: Arc::new(readers),
+            request_bytes: Budget::new(limits.queue_bytes),
+            response_bytes: Budget::new(limits.queue_bytes),
+        };
+        Ok((store, writer))
+    }
+
+    /// Room in memory for a request that is about to be read.
+    pub fn reserve(&self, bytes: usize) -> Option<Reservation> {
+        Reservation::of(&self.request_bytes, bytes)
+    }
+
+    /// Hands events to the writer and waits for their commit. Dropping the future does not undo them.
+    ///
+    /// # Errors
+    /// Why the events are not acknowledged.
+    pub async fn append(&self, append: Append, reservation: Reservation) -> Result<Outcome, AppendError> {
+        let (acknowledge, acknowledged) = oneshot::channel();
+        self.queue.push(append, reservation, acknowledge)?;
+        acknowledged
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("the writer has stopped".to_owned())))
+            .map_err(AppendError::Store)
+    }
+
+    /// Makes sure that the store takes writes and that the queue has room.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn ready(&self) -> Result<(), AppendError> {
+        let Some(answer) = self.queue.probe()? else { return Ok(()) };
+        answer
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("the writer has stopped".to_owned())))
+            .map_err(AppendError::Store)
+    }
+
+    /// Runs a read on a connection of its own. The result stays within its reservation while it is in use.
+    ///
+    /// # Errors
+    /// Why there is no result.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = Arc::clone(&self.readers);
+        let _permit = self.readers.permits.acquire().await.expect("the semaphore is never closed");
+        let reading = tokio::task::spawn_blocking(move || readers.run(read));
+        reading.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+    }
+
+    /// Room in memory for a response, until it is written.
+    pub fn reserve_response(&self, bytes: usize) -> Option<Reservation> {
+        Reservation::of(&self.response_bytes, bytes)
+    }
+}
+
+/// The connections that read, opened when they are first needed.
+struct Readers {
+    location: StoreLocation,
+    time_limit: Duration,
+    permits: Semaphore,
+    idle: Mutex<Vec<Box<dyn Reader>>>,
+}
+
+impl Readers {
+    fn run<T>(&self, read: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut reader = match idle {
+            Some(reader) => reader,
+            None => open_reader_within(&self.location, Some(self.time_limit))
+                .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?,
+        };
+        let result = read(reader.as_mut());
+        // A connection that failed is not used again.
+        if !matches!(result, Err(StoreError::Unavailable(_))) {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+        }
+        result
+    }
+}
+
+/// A number of bytes that may be in memory at once.
+struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    fn new(limit: usize) -> Arc<Budget> {
+        Arc::new(Budget { limit, used: AtomicUsize::new(0) })
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let fits = used.saturating_add(bytes) <= self.limit;
+        if !fits {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+}
+
+/// Bytes set aside for one request or response; given back when dropped.
+pub struct Reservation {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Reservation {
+    fn of(budget: &Arc<Budget>, bytes: usize) -> Option<Reservation> {
+        budget.take(bytes).then(|| Reservation { budget: Arc::clone(budget), bytes })
+    }
+
+    /// Sets more bytes aside; false where there is no room.
+    #[must_use]
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let taken = self.budget.take(bytes);
+        self.bytes += if taken { bytes } else { 0 };
+        taken
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}

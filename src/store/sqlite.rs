@@ -1,0 +1,403 @@
+//! The embedded store: one SQLite file in WAL mode, synced at every commit.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
+
+use super::backend::{Append, Backend, Outcome, Page, Reader, StoreError};
+use crate::core::event::StoredEvent;
+use crate::core::hint::{Hint, hinted};
+use crate::core::query::Query;
+use crate::core::timestamp::Timestamp;
+
+/// `EVNT`: marks a file as ours, for `file` and for ourselves.
+const APPLICATION_ID: i32 = 0x4556_4E54;
+
+/// The schemas, in order; a file's `user_version` says how many it has.
+const SCHEMAS: [&str; 1] = [include_str!("schema/sqlite-1.sql")];
+
+/// How long to wait for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The log is copied into the database after this many pages of 4 KiB: 16 MiB.
+///
+/// SQLite's own default of 1,000 syncs the database four times as often.
+const CHECKPOINT_AFTER_PAGES: i64 = 4000;
+
+/// A page of events ends early at this size, so that a reader's memory is bounded.
+const PAGE_LIMIT_BYTES: usize = 4 << 20;
+
+/// How many steps of SQLite's virtual machine pass between two looks at the clock: about a millisecond.
+const STEPS_BETWEEN_DEADLINE_CHECKS: i32 = 50_000;
+
+const INSERT_EVENT: &str = "INSERT INTO events (received_at, event_type, event_payload) VALUES (?1, ?2, ?3)";
+const SELECT_KEY: &str = "SELECT body_digest, first_id FROM idempotency_keys WHERE idempotency_key = ?1";
+const INSERT_KEY: &str = "INSERT INTO idempotency_keys VALUES (?1, ?2, ?3, ?4)";
+const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FROM events";
+
+/// The one connection that writes.
+pub struct SqliteBackend {
+    connection: Connection,
+    path: PathBuf,
+    files: FileIdentities,
+}
+
+impl SqliteBackend {
+    /// Opens the file for writing; creates it, readable by its owner alone, where there is none.
+    ///
+    /// # Errors
+    /// What is wrong with the file, and what to do.
+    pub fn open_or_create(path: &Path) -> anyhow::Result<SqliteBackend> {
+        create_file(path).with_context(|| format!("cannot create `{}`", path.display())).hint(
+            "name a file in a directory that exists and that you may write to, for example --db events.db",
+        )?;
+        SqliteBackend::open(path)
+    }
+
+    /// Opens an existing file for writing, and upgrades its schema.
+    ///
+    /// # Errors
+    /// What is wrong with the file, and what to do.
+    fn open(path: &Path) -> anyhow::Result<SqliteBackend> {
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let version = schema_version(&connection).map_err(|error| cannot_open(path, &error))?;
+        check_version(path, version)?;
+        set_up(&mut connection)
+            .map_err(|error| cannot_open(path, &error))
+            .hint("make the file and its directory writable for this user")?;
+        let files = FileIdentities::of(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+        Ok(SqliteBackend { connection, path: path.to_owned(), files })
+    }
+
+    fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> rusqlite::Result<Vec<Outcome>> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let mut insert_event = self.connection.prepare_cached(INSERT_EVENT)?;
+        let mut outcomes = Vec::with_capacity(appends.len());
+        for append in appends {
+            if let Some(outcome) = self.outcome_of_key(append)? {
+                outcomes.push(outcome);
+                continue;
+            }
+            let mut first_id = 0;
+            for event in &append.events {
+                let id = insert_event.insert(params![
+                    received_at.as_microseconds(),
+                    event.event_type(),
+                    event.event_payload()
+                ])?;
+                first_id = if first_id == 0 { id } else { first_id };
+            }
+            self.remember_key(append, first_id)?;
+            outcomes.push(Outcome::Stored { first_id });
+        }
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(outcomes)
+    }
+
+    /// What an earlier request with the same key was answered, or is about to be in this transaction.
+    fn outcome_of_key(&self, append: &Append) -> rusqlite::Result<Option<Outcome>> {
+        let Some(key) = &append.key else { return Ok(None) };
+        let mut select = self.connection.prepare_cached(SELECT_KEY)?;
+        let known = select.query_row([&key.key], |row| {
+            let same_body = row.get_ref(0)?.as_blob()? == key.body_digest;
+            Ok(if same_body { Outcome::Stored { first_id: row.get(1)? } } else { Outcome::KeyReused })
+        });
+        known.optional()
+    }
+
+    fn remember_key(&self, append: &Append, first_id: i64) -> rusqlite::Result<()> {
+        let Some(key) = &append.key else { return Ok(()) };
+        let mut insert = self.connection.prepare_cached(INSERT_KEY)?;
+        insert.execute(params![key.key, key.body_digest, first_id, append.events.len()])?;
+        Ok(())
+    }
+
+    /// Makes sure that what was written went into the files that the path names now.
+    ///
+    /// SQLite goes on writing to a file that was deleted or replaced, and what it writes is lost with
+    /// the process. Checked after the commit and before anyone hears of it.
+    fn check_files(&self) -> Result<(), StoreError> {
+        match FileIdentities::of(&self.path) {
+            Ok(files) if files == self.files => Ok(()),
+            Ok(_) => Err(StoreError::Unavailable("the database file was replaced".to_owned())),
+            Err(error) => Err(StoreError::Unavailable(format!("the database file is gone: {error}"))),
+        }
+    }
+}
+
+impl Backend for SqliteBackend {
+    fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError> {
+        let stored = self.store(appends, received_at);
+        if stored.is_err() && !self.connection.is_autocommit() {
+            // A rollback that fails leaves a transaction that the next BEGIN reports.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        let outcomes = stored?;
+        self.check_files()?;
+        Ok(outcomes)
+    }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        // Setting the version to what it is writes a page and syncs it.
+        self.connection.pragma_update(None, "user_version", SCHEMAS.len())?;
+        self.check_files()
+    }
+
+    /// Opens the file anew and copies the whole log into the database before anything is appended.
+    ///
+    /// After a failed sync the kernel may hold pages as clean that never reached the disk, and a later
+    /// sync says nothing of them. Frames written behind such pages would be lost with them. The
+    /// checkpoint writes and syncs all that the log holds, then empties the log.
+    fn recover(&mut self) -> Result<(), StoreError> {
+        let unavailable = |error: anyhow::Error| StoreError::Unavailable(format!("{error:#}"));
+        let fresh = SqliteBackend::open(&self.path).map_err(unavailable)?;
+        *self = fresh;
+        let busy: bool =
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy {
+            return Err(StoreError::Unavailable("a reader keeps the log from being emptied".to_owned()));
+        }
+        self.probe()
+    }
+}
+
+/// A connection that reads.
+pub struct SqliteReader {
+    connection: Connection,
+    path: PathBuf,
+    files: FileIdentities,
+    time_limit: Option<Duration>,
+}
+
+impl SqliteReader {
+    /// Opens an existing store for reading. A query that takes longer than the limit is given up.
+    ///
+    /// # Errors
+    /// What is wrong with the file, and what to do.
+    pub fn open(path: &Path, time_limit: Option<Duration>) -> anyhow::Result<SqliteReader> {
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let version = schema_version(&connection).map_err(|error| cannot_open(path, &error))?;
+        check_version(path, version)?;
+        if version != Some(SCHEMAS.len()) {
+            let problem = format!("cannot read `{}`: it is not prepared", path.display());
+            return Err(hinted(problem, format!("run eventctl init-db --db {}", path.display())));
+        }
+        let files = FileIdentities::of(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+        Ok(SqliteReader { connection, path: path.to_owned(), files, time_limit })
+    }
+
+    fn rows(&self, query: &Query, limit: usize) -> rusqlite::Result<Page> {
+        let mut conditions = Vec::new();
+        let mut parameters: Vec<&dyn ToSql> = Vec::new();
+        let (glob, since, until);
+        if let Some(after) = &query.after {
+            conditions.push("id > ?");
+            parameters.push(after);
+        }
+        if let Some(before) = &query.before {
+            conditions.push("id < ?");
+            parameters.push(before);
+        }
+        if let Some(event_type) = &query.event_type {
+            conditions.push(if event_type.is_literal() { "event_type = ?" } else { "event_type GLOB ?" });
+            glob = event_type.as_str();
+            parameters.push(&glob);
+        }
+        if let Some(timestamp) = query.since {
+            conditions.push("received_at >= ?");
+            since = timestamp.as_microseconds();
+            parameters.push(&since);
+        }
+        if let Some(timestamp) = query.until {
+            conditions.push("received_at < ?");
+            until = timestamp.as_microseconds();
+            parameters.push(&until);
+        }
+        let filter = if conditions.is_empty() { "" } else { " WHERE " };
+        let order = if query.after.is_some() { "ASC" } else { "DESC" };
+        let conditions = conditions.join(" AND ");
+        let statement = format!("{SELECT_EVENT}{filter}{conditions} ORDER BY id {order}");
+        let mut select = self.connection.prepare_cached(&statement)?;
+        let mut rows = select.query(parameters.as_slice())?;
+        let mut page = Page { events: Vec::new(), more: false };
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            let event = event_of(row)?;
+            bytes += event.event_type.len() + event.event_payload.len();
+            let full = page.events.len() == limit || bytes > PAGE_LIMIT_BYTES && !page.events.is_empty();
+            if full {
+                page.more = true;
+                break;
+            }
+            page.events.push(event);
+        }
+        if query.after.is_none() {
+            page.events.reverse();
+        }
+        Ok(page)
+    }
+
+    /// Runs a query under the time limit, and opens the file anew if the path names another one now.
+    fn within_limit<T>(
+        &mut self,
+        query: impl FnOnce(&SqliteReader) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let unavailable = |error: anyhow::Error| StoreError::Unavailable(format!("{error:#}"));
+        let files = FileIdentities::of(&self.path)
+            .map_err(|error| StoreError::Unavailable(format!("the database file is gone: {error}")))?;
+        if files.database != self.files.database {
+            *self = SqliteReader::open(&self.path, self.time_limit).map_err(unavailable)?;
+        }
+        if let Some(limit) = self.time_limit {
+            let started = Instant::now();
+            let expired = move || started.elapsed() > limit;
+            self.connection.progress_handler(STEPS_BETWEEN_DEADLINE_CHECKS, Some(expired))?;
+        }
+        Ok(query(self)?)
+    }
+}
+
+impl Reader for SqliteReader {
+    fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
+        self.within_limit(|reader| reader.rows(query, query.limit))
+    }
+
+    fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
+        self.within_limit(|reader| {
+            let statement = format!("{SELECT_EVENT} WHERE id = ?");
+            let mut select = reader.connection.prepare_cached(&statement)?;
+            select.query_row([id], event_of).optional()
+        })
+    }
+}
+
+fn event_of(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
+    Ok(StoredEvent {
+        id: row.get(0)?,
+        received_at: Timestamp::from_microseconds(row.get(1)?),
+        event_type: row.get(2)?,
+        event_payload: row.get(3)?,
+    })
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        let reason = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => StoreError::Full(reason),
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig) => StoreError::Refused(reason),
+            Some(ErrorCode::OperationInterrupted) => {
+                StoreError::Refused("the query took too long".to_owned())
+            }
+            _ => StoreError::Unavailable(reason),
+        }
+    }
+}
+
+/// Which files the database and its log are, whatever their names: device and inode of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileIdentities {
+    database: (u64, u64),
+    log: Option<(u64, u64)>,
+}
+
+impl FileIdentities {
+    fn of(path: &Path) -> io::Result<FileIdentities> {
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        Ok(FileIdentities {
+            database: identity(fs::metadata(path)?),
+            log: fs::metadata(log).ok().map(identity),
+        })
+    }
+}
+
+/// Makes an empty file of mode 0600 that outlives a power cut, unless there is a file already.
+fn create_file(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => file.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(directory)?.sync_all()
+}
+
+fn connect(path: &Path, access: OpenFlags) -> anyhow::Result<Connection> {
+    // SQLite would say no more than "unable to open database file".
+    File::open(path).with_context(|| format!("cannot open `{}`", path.display())).hint(format!(
+        "check the path and its permissions, or run eventctl init-db --db {}",
+        path.display()
+    ))?;
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(|error| cannot_open(path, &error))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| cannot_open(path, &error))?;
+    Ok(connection)
+}
+
+fn cannot_open(path: &Path, error: &rusqlite::Error) -> anyhow::Error {
+    if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) {
+        return not_ours(path);
+    }
+    anyhow::anyhow!("cannot open `{}`: {error}", path.display())
+}
+
+fn not_ours(path: &Path) -> anyhow::Error {
+    let problem = format!("cannot open `{}`: not an eventctl database", path.display());
+    hinted(problem, "name another file, or run eventctl init-db --db with a new name")
+}
+
+/// How many of our schemas the file has; none where it is another program's.
+fn schema_version(connection: &Connection) -> rusqlite::Result<Option<usize>> {
+    let application_id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let objects: usize = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let empty = application_id == 0 && version == 0 && objects == 0;
+    Ok((application_id == APPLICATION_ID || empty).then_some(version))
+}
+
+fn check_version(path: &Path, version: Option<usize>) -> anyhow::Result<()> {
+    let version = version.ok_or_else(|| not_ours(path))?;
+    if version > SCHEMAS.len() {
+        let known = SCHEMAS.len();
+        let problem =
+            format!("cannot open `{}`: its schema is version {version}, newer than {known}", path.display());
+        return Err(hinted(problem, "use the eventctl that wrote it, or a newer one"));
+    }
+    Ok(())
+}
+
+/// Turns on durable commits and applies the schemas that the file lacks.
+fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
+    if mode != "wal" || synchronous != 2 {
+        let message = format!("journal mode is `{mode}` and synchronous is {synchronous}, not wal and 2");
+        return Err(rusqlite::Error::ToSqlConversionFailure(message.into()));
+    }
+    // Where fsync does not reach the disk (macOS), this does; elsewhere it changes nothing.
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_AFTER_PAGES)?;
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let version = schema_version(&transaction)?.unwrap_or(SCHEMAS.len());
+    for schema in SCHEMAS.iter().skip(version) {
+        transaction.execute_batch(schema)?;
+    }
+    if version < SCHEMAS.len() {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", SCHEMAS.len())?;
+    }
+    transaction.commit()
+}

@@ -1,0 +1,287 @@
+//! The thread that owns the writing connection, and the queue in front of it.
+//!
+//! Whatever queued up during one commit is the next one (group commit, no timer).
+
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::sync::oneshot;
+
+use super::backend::{Append, Backend, Outcome, StoreError};
+use super::{AppendError, Reservation};
+use crate::core::timestamp::Timestamp;
+
+/// How long to wait between two tries to get a failed store to take writes.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
+
+/// A commit this recent proves that the store takes writes.
+const PROOF_LIFETIME: Duration = Duration::from_secs(1);
+
+type Answer<T> = Result<T, StoreError>;
+
+/// What waits for the writer.
+pub struct Queue {
+    event_limit: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    work: Work,
+    /// Events that were pushed and are not yet answered.
+    events: usize,
+    /// Why the store takes no writes at present.
+    failure: Option<StoreError>,
+    last_commit: Option<Instant>,
+    closed: bool,
+    writer_sleeps: bool,
+}
+
+/// What one commit settles.
+#[derive(Default)]
+struct Work {
+    appends: Vec<PendingAppend>,
+    probes: Vec<oneshot::Sender<Answer<()>>>,
+}
+
+struct PendingAppend {
+    append: Append,
+    _reservation: Reservation,
+    acknowledge: oneshot::Sender<Answer<Outcome>>,
+}
+
+impl Queue {
+    pub fn new(event_limit: usize) -> Queue {
+        let state = State {
+            work: Work::default(),
+            events: 0,
+            failure: None,
+            last_commit: None,
+            closed: false,
+            writer_sleeps: false,
+        };
+        Queue { event_limit, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    pub fn push(
+        &self,
+        append: Append,
+        reservation: Reservation,
+        acknowledge: oneshot::Sender<Answer<Outcome>>,
+    ) -> Result<(), AppendError> {
+        let mut state = self.lock();
+        if let Some(failure) = &state.failure {
+            return Err(AppendError::Store(failure.clone()));
+        }
+        // One append larger than the limit must have a chance: it may enter an empty queue.
+        let events = state.events + append.events.len();
+        if state.closed || events > self.event_limit && state.events > 0 {
+            return Err(AppendError::Overloaded);
+        }
+        state.events = events;
+        state.work.appends.push(PendingAppend { append, _reservation: reservation, acknowledge });
+        self.wake_writer(state);
+        Ok(())
+    }
+
+    /// Asks the writer to prove that the store takes writes; none where a recent commit has proved it.
+    pub fn probe(&self) -> Result<Option<oneshot::Receiver<Answer<()>>>, AppendError> {
+        let mut state = self.lock();
+        if let Some(failure) = &state.failure {
+            return Err(AppendError::Store(failure.clone()));
+        }
+        if state.closed || state.events >= self.event_limit {
+            return Err(AppendError::Overloaded);
+        }
+        if state.last_commit.is_some_and(|commit| commit.elapsed() < PROOF_LIFETIME) {
+            return Ok(None);
+        }
+        let (answer, answered) = oneshot::channel();
+        state.work.probes.push(answer);
+        self.wake_writer(state);
+        Ok(Some(answered))
+    }
+
+    fn wake_writer(&self, mut state: MutexGuard<'_, State>) {
+        let sleeps = mem::take(&mut state.writer_sleeps);
+        drop(state);
+        if sleeps {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for work; none once the queue is closed and empty.
+    fn take(&self) -> Option<Work> {
+        let mut state = self.lock();
+        loop {
+            if !state.work.appends.is_empty() || !state.work.probes.is_empty() {
+                return Some(mem::take(&mut state.work));
+            }
+            if state.closed {
+                return None;
+            }
+            state.writer_sleeps = true;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn committed(&self, events: usize) {
+        let mut state = self.lock();
+        state.events -= events;
+        state.last_commit = Some(Instant::now());
+    }
+
+    /// Refuses all that waits and all that comes, until the store has recovered.
+    fn fail(&self, failure: &StoreError) -> Work {
+        let mut state = self.lock();
+        state.failure = Some(failure.clone());
+        state.events = 0;
+        mem::take(&mut state.work)
+    }
+
+    fn recovered(&self) {
+        let mut state = self.lock();
+        state.failure = None;
+        state.last_commit = Some(Instant::now());
+    }
+
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        self.wake_writer(state);
+    }
+
+    /// Sleeps until the queue is closed or the time is over; whether it is closed.
+    fn wait_for_close(&self, timeout: Duration) -> bool {
+        let mut state = self.lock();
+        if !state.closed {
+            state.writer_sleeps = true;
+            let woken = self.changed.wait_timeout(state, timeout);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The writer thread, for its owner to watch and to close.
+pub struct Writer {
+    queue: Arc<Queue>,
+    stopped: oneshot::Receiver<()>,
+}
+
+impl Writer {
+    pub(super) fn start(backend: Box<dyn Backend>, queue: Arc<Queue>) -> anyhow::Result<Writer> {
+        let (stopping, stopped) = oneshot::channel();
+        let thread_queue = Arc::clone(&queue);
+        let run = move || {
+            WriterThread { backend, queue: thread_queue }.run();
+            let _ = stopping.send(());
+        };
+        thread::Builder::new()
+            .name("store writer".to_owned())
+            .spawn(run)
+            .context("cannot start the store's writer thread")?;
+        Ok(Writer { queue, stopped })
+    }
+
+    /// Commits what is queued, closes the store and waits for the end of the thread.
+    pub async fn close(self) {
+        self.queue.close();
+        // An error here means that the thread panicked; its message is on standard error.
+        let _ = self.stopped.await;
+    }
+
+    /// Waits until the thread ends by itself, which it does only if it panics.
+    pub async fn died(&mut self) {
+        let _ = (&mut self.stopped).await;
+    }
+}
+
+struct WriterThread {
+    backend: Box<dyn Backend>,
+    queue: Arc<Queue>,
+}
+
+impl WriterThread {
+    fn run(mut self) {
+        while let Some(work) = self.queue.take() {
+            let Err(failure) = self.settle(work) else { continue };
+            eprintln!("the store takes no writes: {failure}");
+            let refused = self.queue.fail(&failure);
+            refused.refuse(&failure);
+            if !self.recover() {
+                break;
+            }
+            eprintln!("the store takes writes again");
+        }
+    }
+
+    /// Tries until the store takes writes again; false where it is closed before.
+    fn recover(&mut self) -> bool {
+        while self.backend.recover().is_err() {
+            if self.queue.wait_for_close(RECOVERY_PAUSE) {
+                return false;
+            }
+        }
+        self.queue.recovered();
+        true
+    }
+
+    fn settle(&mut self, work: Work) -> Answer<()> {
+        let Work { appends, probes } = work;
+        let settled = if appends.is_empty() { self.backend.probe() } else { self.commit(appends) };
+        for probe in probes {
+            let _ = probe.send(settled.clone());
+        }
+        settled
+    }
+
+    fn commit(&mut self, pending: Vec<PendingAppend>) -> Answer<()> {
+        let appends: Vec<&Append> = pending.iter().map(|pending| &pending.append).collect();
+        let events = appends.iter().map(|append| append.events.len()).sum();
+        match self.backend.append(&appends, Timestamp::now()) {
+            Ok(outcomes) => {
+                self.queue.committed(events);
+                for (pending, outcome) in pending.into_iter().zip(outcomes) {
+                    let _ = pending.acknowledge.send(Ok(outcome));
+                }
+                Ok(())
+            }
+            // One bad append must not fail its neighbours: each gets a transaction of its own.
+            Err(StoreError::Refused(_)) if pending.len() > 1 => {
+                pending.into_iter().try_for_each(|pending| self.commit(vec![pending]))
+            }
+            Err(refusal @ StoreError::Refused(_)) => {
+                self.queue.committed(events);
+                refuse(pending, &refusal);
+                Ok(())
+            }
+            Err(failure) => {
+                refuse(pending, &failure);
+                Err(failure)
+            }
+        }
+    }
+}
+
+impl Work {
+    fn refuse(self, failure: &StoreError) {
+        refuse(self.appends, failure);
+        for probe in self.probes {
+            let _ = probe.send(Err(failure.clone()));
+        }
+    }
+}
+
+fn refuse(appends: Vec<PendingAppend>, failure: &StoreError) {
+    for pending in appends {
+        let _ = pending.acknowledge.send(Err(failure.clone()));
+    }
+}

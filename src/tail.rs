@@ -1,0 +1,263 @@
+//! `eventctl tail`: shows stored events, and follows them.
+
+use std::env;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+use crate::cli::{Color, EventFormat, Lines, TailOptions};
+use crate::core::event::StoredEvent;
+use crate::core::query::Query;
+use crate::core::text::{is_unsafe, printable};
+use crate::store;
+use crate::store::backend::{Reader, StoreError};
+
+/// How long a follower waits between two looks: a new event shows well within 100 ms.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(25);
+
+/// How many events are read at once.
+const PAGE: usize = 1000;
+
+/// How many events are shown unless the options say otherwise.
+const DEFAULT_LINES: usize = 10;
+
+/// Prints events until there are no more, or for ever where it follows.
+///
+/// # Errors
+/// The store cannot be read, or nothing can be printed.
+pub fn run(options: &TailOptions) -> anyhow::Result<()> {
+    let reader = store::open_reader(&options.db)?;
+    let output = io::stdout().lock();
+    let printer = Printer::new(options, output.is_terminal(), BufWriter::new(output));
+    let mut tail = Tail { options, reader, printer, horizon: None };
+    tail.show().with_context(|| format!("cannot show `{}`", options.db))?;
+    if options.follow {
+        tail.follow().with_context(|| format!("cannot follow `{}`", options.db))?;
+    }
+    Ok(())
+}
+
+/// Events on their way from a store to the output.
+struct Tail<'a, W: Write> {
+    options: &'a TailOptions,
+    reader: Box<dyn Reader>,
+    printer: Printer<W>,
+    /// The newest event, of whatever type, when the store was last looked at.
+    horizon: Option<StoredEvent>,
+}
+
+impl<W: Write> Tail<'_, W> {
+    /// Prints what is stored by now.
+    fn show(&mut self) -> anyhow::Result<()> {
+        self.horizon = self.newest()?;
+        let default = match (self.options.after, self.options.since) {
+            (None, None) => Lines::Newest(DEFAULT_LINES),
+            _ => Lines::All,
+        };
+        match (self.options.lines.unwrap_or(default), self.options.after) {
+            (Lines::All, after) => self.print_after(after.unwrap_or(0), usize::MAX)?,
+            (Lines::Newest(lines), Some(after)) => self.print_after(after, lines)?,
+            (Lines::Newest(lines), None) => self.print_newest(lines)?,
+        }
+        Ok(self.printer.flush()?)
+    }
+
+    /// Prints what is stored from now on. A store that goes away is waited for.
+    fn follow(&mut self) -> anyhow::Result<()> {
+        let mut away = false;
+        loop {
+            thread::sleep(FOLLOW_PAUSE);
+            match self.print_new() {
+                Ok(()) => away = false,
+                Err(error) if error.is::<StoreError>() => {
+                    if !away {
+                        eprintln!("waiting for `{}`: {error}", self.options.db);
+                    }
+                    away = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn print_new(&mut self) -> anyhow::Result<()> {
+        let newest = self.newest()?;
+        let shown = match self.horizon.clone() {
+            Some(horizon) if self.goes_on_from(&horizon, newest.as_ref())? => horizon.id,
+            _ => 0,
+        };
+        if newest.as_ref().is_none_or(|newest| newest.id == shown) {
+            return Ok(());
+        }
+        self.horizon = newest;
+        self.print_after(shown, usize::MAX)?;
+        Ok(self.printer.flush()?)
+    }
+
+    /// Whether the store is the one that held the horizon, and not another that took its place.
+    fn goes_on_from(
+        &mut self,
+        horizon: &StoredEvent,
+        newest: Option<&StoredEvent>,
+    ) -> Result<bool, StoreError> {
+        match newest {
+            None => Ok(true),
+            Some(newest) if newest.id < horizon.id => Ok(false),
+            Some(newest) if newest.id == horizon.id => Ok(newest == horizon),
+            Some(_) => Ok(self.reader.get(horizon.id)?.is_none_or(|event| event == *horizon)),
+        }
+    }
+
+    fn newest(&mut self) -> Result<Option<StoredEvent>, StoreError> {
+        let query = Query { limit: 1, ..Query::default() };
+        Ok(self.reader.page(&query)?.events.pop())
+    }
+
+    fn query(&self) -> Query {
+        Query {
+            event_type: self.options.event_type.clone(),
+            since: self.options.since,
+            until: self.options.until,
+            ..Query::default()
+        }
+    }
+
+    /// Prints events after an id and up to the horizon, oldest first.
+    fn print_after(&mut self, after: i64, lines: usize) -> anyhow::Result<()> {
+        let Some(horizon) = &self.horizon else { return Ok(()) };
+        let before = horizon.id.saturating_add(1);
+        let mut query = Query { after: Some(after), before: Some(before), ..self.query() };
+        let mut left = lines;
+        loop {
+            query.limit = left.min(PAGE);
+            let page = self.reader.page(&query)?;
+            for event in &page.events {
+                self.printer.print(event)?;
+            }
+            left -= page.events.len();
+            let Some(last) = page.events.last().filter(|_| page.more && left > 0) else { return Ok(()) };
+            query.after = Some(last.id);
+        }
+    }
+
+    /// Prints the newest events up to the horizon, oldest first.
+    fn print_newest(&mut self, lines: usize) -> anyhow::Result<()> {
+        let Some(horizon) = &self.horizon else { return Ok(()) };
+        let before = horizon.id.saturating_add(1);
+        let mut query = Query { before: Some(before), ..self.query() };
+        let mut left = lines;
+        loop {
+            query.limit = left.min(PAGE);
+            let page = self.reader.page(&query)?;
+            left -= page.events.len();
+            let Some(first) = page.events.first() else { return Ok(()) };
+            let first = first.id;
+            if page.more && left > 0 {
+                query.before = Some(first);
+                continue;
+            }
+            if query.before == Some(before) {
+                return Ok(page.events.iter().try_for_each(|event| self.printer.print(event))?);
+            }
+            // More than a page: only ids were kept, and the events are read again in their order.
+            return self.print_after(first - 1, lines);
+        }
+    }
+}
+
+/// Writes events in one of the formats.
+struct Printer<W: Write> {
+    output: W,
+    format: EventFormat,
+    color: bool,
+    on_terminal: bool,
+    header_is_due: bool,
+}
+
+impl<W: Write> Printer<W> {
+    fn new(options: &TailOptions, on_terminal: bool, output: W) -> Printer<W> {
+        let allowed = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let color = match options.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => on_terminal && allowed,
+        };
+        let header_is_due = options.output == EventFormat::Csv;
+        Printer { output, format: options.output, color, on_terminal, header_is_due }
+    }
+
+    fn print(&mut self, event: &StoredEvent) -> io::Result<()> {
+        match self.format {
+            EventFormat::Text => self.print_text(event),
+            EventFormat::Json => self.print_json(event),
+            EventFormat::Csv => self.print_csv(event),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.header_is_due {
+            self.print_csv_header()?;
+        }
+        self.output.flush()
+    }
+
+    fn print_text(&mut self, event: &StoredEvent) -> io::Result<()> {
+        let [dim, bold, plain] = if self.color { ["\x1b[2m", "\x1b[1m", "\x1b[0m"] } else { [""; 3] };
+        let StoredEvent { id, received_at, .. } = event;
+        let event_type = printable(&event.event_type);
+        let event_payload = printable(&event.event_payload);
+        writeln!(
+            self.output,
+            "{dim}{received_at}{plain} {id:>8} {bold}{event_type:<16}{plain} {event_payload}"
+        )
+    }
+
+    fn print_json(&mut self, event: &StoredEvent) -> io::Result<()> {
+        event.serialize(&mut Serializer::with_formatter(&mut self.output, PrintableFormatter))?;
+        self.output.write_all(b"\n")
+    }
+
+    fn print_csv_header(&mut self) -> io::Result<()> {
+        self.header_is_due = false;
+        self.output.write_all(b"id,received_at,event_type,event_payload\r\n")
+    }
+
+    fn print_csv(&mut self, event: &StoredEvent) -> io::Result<()> {
+        if self.header_is_due {
+            self.print_csv_header()?;
+        }
+        let field = |text: &str| csv_field(&if self.on_terminal { printable(text) } else { text.to_owned() });
+        let (event_type, event_payload) = (field(&event.event_type), field(&event.event_payload));
+        write!(self.output, "{},{},{event_type},{event_payload}\r\n", event.id, event.received_at)
+    }
+}
+
+/// RFC 4180: quoted where it must be.
+fn csv_field(text: &str) -> String {
+    if text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+/// JSON in which the characters that a terminal obeys are escapes. JSON itself escapes only C0.
+struct PrintableFormatter;
+
+impl Formatter for PrintableFormatter {
+    fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(position) = rest.find(is_unsafe) {
+            let (before, after) = rest.split_at(position);
+            let character = after.chars().next().unwrap_or_default();
+            // All unsafe characters are below U+10000, where one escape of four digits is enough.
+            write!(writer, "{before}\\u{:04x}", u32::from(character))?;
+            rest = &after[character.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}

@@ -1,0 +1,7 @@
+//! The program as its users meet it: processes, sockets and files.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod util;
+
+mod consume;

@@ -1,0 +1,141 @@
+//! A client that shows exactly what goes over the wire.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::{Value, json};
+
+use super::PATIENCE;
+
+/// A connection that is kept alive.
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+/// A response, read whole.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        headers.find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+}
+
+impl Connection {
+    pub fn open(address: SocketAddr) -> Connection {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Connection { stream: BufReader::new(stream) }
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
+    /// Writes bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Reads a response to a request that is not HEAD.
+    pub fn receive(&mut self) -> io::Result<Response> {
+        self.receive_body(true)
+    }
+
+    fn receive_body(&mut self, has_body: bool) -> io::Result<Response> {
+        let status_line = self.line()?;
+        let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("not a status line: {status_line:?}")))?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(':') else { break };
+            headers.push((name.to_owned(), value.trim().to_owned()));
+        }
+        let mut response = Response { status, headers, body: Vec::new() };
+        let length = response.header("content-length").map_or(0, |length| length.parse().unwrap());
+        if has_body {
+            response.body.resize(length, 0);
+            self.stream.read_exact(&mut response.body)?;
+        }
+        Ok(response)
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        if !line.ends_with('\n') {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Whether the other side has closed the connection, after all that it sent was read.
+    pub fn is_closed(&mut self) -> bool {
+        let mut byte = [0];
+        !matches!(self.stream.read(&mut byte), Ok(1))
+    }
+
+    /// A request with its response; the body goes with its length.
+    pub fn try_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        if !body.is_empty() || method == "POST" {
+            request += &format!("Content-Length: {}\r\n", body.len());
+        }
+        request += "\r\n";
+        self.send(&[request.as_bytes(), body].concat())?;
+        self.receive_body(method != "HEAD")
+    }
+
+    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.try_request(method, path, headers, body).unwrap()
+    }
+
+    pub fn get(&mut self, path: &str) -> Response {
+        self.request("GET", path, &[], b"")
+    }
+
+    /// Posts JSON to `/event`.
+    pub fn post(&mut self, body: impl AsRef<[u8]>) -> Response {
+        self.request("POST", "/event", &[("Content-Type", "application/json")], body.as_ref())
+    }
+
+    /// Posts JSON to `/event` with a key.
+    pub fn try_post_with_key(&mut self, key: &str, body: impl AsRef<[u8]>) -> io::Result<Response> {
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+        self.try_request("POST", "/event", &headers, body.as_ref())
+    }
+
+    pub fn post_event(&mut self, event_type: &str, event_payload: &str) -> Response {
+        self.post(event(event_type, event_payload))
+    }
+}
+
+/// An event as JSON.
+pub fn event(event_type: &str, event_payload: &str) -> String {
+    json!({"event_type": event_type, "event_payload": event_payload}).to_string()
+}
