@@ -59,7 +59,7 @@ pub async fn serve(
     let service = service_fn(|request| {
         let (routes, progress, draining) = (&routes, &progress, &draining);
         async move {
-            progress.enter(Phase::Answering);
+            progress.set(Phase::Answering);
             let draining = *draining.borrow();
             let answer = if admitted { routes.answer(request, draining).await } else { refuse(&request) };
             progress.answered(answer.headers().contains_key(CONNECTION));
@@ -135,8 +135,13 @@ impl Progress {
         self.phase.load(Ordering::Relaxed) == phase as u8
     }
 
-    fn enter(&self, phase: Phase) {
+    /// Changes the phase; writing the response, which follows, notes the time.
+    fn set(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.set(phase);
         self.note();
     }
 
@@ -147,7 +152,7 @@ impl Progress {
 
     fn answered(&self, closes: bool) {
         self.lingers.store(closes, Ordering::Relaxed);
-        self.enter(Phase::Idle);
+        self.set(Phase::Idle);
     }
 
     /// How long the connection may go on without progress; none where it has been too long.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::json;
@@ -37,7 +37,7 @@ impl Routes {
     pub async fn answer(&self, request: Request<Incoming>, draining: bool) -> Answer {
         let (head, body) = request.into_parts();
         let mut unread = Some(body);
-        let answer = self.route(&head, &mut unread, draining).await;
+        let answer = self.route(head, &mut unread, draining).await;
         let mut answer = answer.unwrap_or_else(Problem::into_response);
         if unread.is_some_and(|body| !body.is_end_stream()) {
             // What is left of the body must not be taken for the next request.
@@ -49,17 +49,17 @@ impl Routes {
     /// Reading a body to its end takes it out of `unread`.
     async fn route(
         &self,
-        head: &Parts,
+        head: Parts,
         unread: &mut Option<Incoming>,
         draining: bool,
     ) -> Result<Answer, Problem> {
-        check_host(head)?;
+        check_host(&head)?;
         let path = head.uri.path();
         let path = path.strip_suffix('/').unwrap_or(path);
         let reads = matches!(head.method, Method::GET | Method::HEAD);
         match path {
-            "/event" if head.method == Method::POST => self.store_events(&head.headers, unread).await,
-            "/event" if reads => listing::list_events(&self.store, head).await,
+            "/event" if head.method == Method::POST => self.store_events(head, unread).await,
+            "/event" if reads => listing::list_events(&self.store, &head).await,
             "/event" => Err(Problem::method_not_allowed("GET, HEAD, POST")),
             "/health" if reads => Ok(health()),
             "/ready" if reads => self.ready(draining).await,
@@ -72,13 +72,11 @@ impl Routes {
         }
     }
 
-    async fn store_events(
-        &self,
-        headers: &HeaderMap,
-        unread: &mut Option<Incoming>,
-    ) -> Result<Answer, Problem> {
-        let format = upload::Format::of(headers)?;
-        let key = upload::key_of(headers)?;
+    async fn store_events(&self, head: Parts, unread: &mut Option<Incoming>) -> Result<Answer, Problem> {
+        let format = upload::Format::of(&head.headers)?;
+        let key = upload::key_of(&head.headers)?;
+        // The head is a view of the buffer that hyper reads into, which can be used again without it.
+        drop(head);
         let reading = upload::read(unread, &self.store, self.body_limit_bytes);
         let (body, reservation) = timeout(self.body_timeout, reading).await.map_err(|_| {
             Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time: not stored")

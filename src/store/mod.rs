@@ -115,9 +115,12 @@ impl Store {
     /// Why the events are not acknowledged.
     pub async fn append(&self, append: Append, reservation: Reservation) -> Result<Outcome, AppendError> {
         let (acknowledge, acknowledged) = oneshot::channel();
-        self.queue.push(append, reservation, acknowledge)?;
-        acknowledged
-            .await
+        if self.queue.push(append, reservation, acknowledge)? {
+            let _offer = Offer(&self.queue);
+            tokio::task::yield_now().await;
+        }
+        let settled = acknowledged.await.map(|settled| settled.outcome);
+        settled
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the writer has stopped".to_owned())))
             .map_err(AppendError::Store)
     }
@@ -151,6 +154,15 @@ impl Store {
     /// Room in memory for a response, until it is written.
     pub fn reserve_response(&self, bytes: usize) -> Option<Reservation> {
         Reservation::of(&self.response_bytes, bytes)
+    }
+}
+
+/// Offers the queue to the writer when dropped, so that no client that goes away can withhold it.
+struct Offer<'a>(&'a Queue);
+
+impl Drop for Offer<'_> {
+    fn drop(&mut self) {
+        self.0.offer();
     }
 }
 

@@ -33,6 +33,8 @@ struct State {
     work: Work,
     /// Events that were pushed and are not yet answered.
     events: usize,
+    /// Whether the writer may take the work: see [`Queue::offer`].
+    offered: bool,
     /// Why the store takes no writes at present.
     failure: Option<StoreError>,
     last_commit: Option<Instant>,
@@ -50,7 +52,20 @@ struct Work {
 struct PendingAppend {
     append: Append,
     _reservation: Reservation,
-    acknowledge: oneshot::Sender<Answer<Outcome>>,
+    acknowledge: oneshot::Sender<Settled>,
+}
+
+/// What became of an append, and the append itself: it is freed by the thread that made it, which is
+/// much cheaper than by another.
+pub struct Settled {
+    pub outcome: Answer<Outcome>,
+    _append: Append,
+}
+
+impl PendingAppend {
+    fn settle(self, outcome: Answer<Outcome>) {
+        let _ = self.acknowledge.send(Settled { outcome, _append: self.append });
+    }
 }
 
 impl Queue {
@@ -58,6 +73,7 @@ impl Queue {
         let state = State {
             work: Work::default(),
             events: 0,
+            offered: false,
             failure: None,
             last_commit: None,
             closed: false,
@@ -66,12 +82,13 @@ impl Queue {
         Queue { event_limit, state: Mutex::new(state), changed: Condvar::new() }
     }
 
+    /// Queues an append; whether it is the first of a batch, which its caller is to [`Queue::offer`].
     pub fn push(
         &self,
         append: Append,
         reservation: Reservation,
-        acknowledge: oneshot::Sender<Answer<Outcome>>,
-    ) -> Result<(), AppendError> {
+        acknowledge: oneshot::Sender<Settled>,
+    ) -> Result<bool, AppendError> {
         let mut state = self.lock();
         if let Some(failure) = &state.failure {
             return Err(AppendError::Store(failure.clone()));
@@ -83,8 +100,7 @@ impl Queue {
         }
         state.events = events;
         state.work.appends.push(PendingAppend { append, _reservation: reservation, acknowledge });
-        self.wake_writer(state);
-        Ok(())
+        Ok(state.work.appends.len() == 1)
     }
 
     /// Asks the writer to prove that the store takes writes; none where a recent commit has proved it.
@@ -101,8 +117,19 @@ impl Queue {
         }
         let (answer, answered) = oneshot::channel();
         state.work.probes.push(answer);
-        self.wake_writer(state);
+        drop(state);
+        self.offer();
         Ok(Some(answered))
+    }
+
+    /// Lets the writer take what is queued.
+    ///
+    /// A commit costs as much for one event as for fifty, so the first of a batch lets the requests
+    /// that have arrived with it be queued as well before it wakes the writer.
+    pub fn offer(&self) {
+        let mut state = self.lock();
+        state.offered = true;
+        self.wake_writer(state);
     }
 
     fn wake_writer(&self, mut state: MutexGuard<'_, State>) {
@@ -117,7 +144,9 @@ impl Queue {
     fn take(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
-            if !state.work.appends.is_empty() || !state.work.probes.is_empty() {
+            let empty = state.work.appends.is_empty() && state.work.probes.is_empty();
+            if !empty && (state.offered || state.closed) {
+                state.offered = false;
                 return Some(mem::take(&mut state.work));
             }
             if state.closed {
@@ -250,7 +279,7 @@ impl WriterThread {
             Ok(outcomes) => {
                 self.queue.committed(events);
                 for (pending, outcome) in pending.into_iter().zip(outcomes) {
-                    let _ = pending.acknowledge.send(Ok(outcome));
+                    pending.settle(Ok(outcome));
                 }
                 Ok(())
             }
@@ -282,6 +311,6 @@ impl Work {
 
 fn refuse(appends: Vec<PendingAppend>, failure: &StoreError) {
     for pending in appends {
-        let _ = pending.acknowledge.send(Err(failure.clone()));
+        pending.settle(Err(failure.clone()));
     }
 }
