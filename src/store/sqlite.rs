@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::backend::{Append, Backend, Outcome, Page, Reader, StoreError};
-use crate::core::event::StoredEvent;
+use crate::core::event::{Event, StoredEvent};
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
@@ -36,7 +37,10 @@ const PAGE_LIMIT_BYTES: usize = 4 << 20;
 /// How many steps of SQLite's virtual machine pass between two looks at the clock: about a millisecond.
 const STEPS_BETWEEN_DEADLINE_CHECKS: i32 = 50_000;
 
-const INSERT_EVENT: &str = "INSERT INTO events (received_at, event_type, event_payload) VALUES (?1, ?2, ?3)";
+/// How many events one statement inserts at most; a statement costs as much as some of its rows.
+const ROWS_PER_INSERT: usize = 32;
+
+const SELECT_LAST_ID: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
 const SELECT_KEY: &str = "SELECT body_digest, first_id FROM idempotency_keys WHERE idempotency_key = ?1";
 const INSERT_KEY: &str = "INSERT INTO idempotency_keys VALUES (?1, ?2, ?3, ?4)";
 const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FROM events";
@@ -77,27 +81,49 @@ impl SqliteBackend {
 
     fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> rusqlite::Result<Vec<Outcome>> {
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let mut insert_event = self.connection.prepare_cached(INSERT_EVENT)?;
+        // No other connection writes before the COMMIT: ids can be given before the events are inserted.
+        let last_id: Option<i64> =
+            self.connection.prepare_cached(SELECT_LAST_ID)?.query_row([], |row| row.get(0)).optional()?;
+        let mut next_id = last_id.unwrap_or(0) + 1;
+        let first_new_id = next_id;
         let mut outcomes = Vec::with_capacity(appends.len());
+        let mut events = Vec::with_capacity(appends.len());
         for append in appends {
             if let Some(outcome) = self.outcome_of_key(append)? {
                 outcomes.push(outcome);
                 continue;
             }
-            let mut first_id = 0;
-            for event in &append.events {
-                let id = insert_event.insert(params![
-                    received_at.as_microseconds(),
-                    event.event_type(),
-                    event.event_payload()
-                ])?;
-                first_id = if first_id == 0 { id } else { first_id };
-            }
-            self.remember_key(append, first_id)?;
-            outcomes.push(Outcome::Stored { first_id });
+            self.remember_key(append, next_id)?;
+            outcomes.push(Outcome::Stored { first_id: next_id });
+            events.extend(&append.events);
+            next_id += append.events.len() as i64;
         }
+        self.insert(&events, first_new_id, received_at)?;
         self.connection.prepare_cached("COMMIT")?.execute([])?;
         Ok(outcomes)
+    }
+
+    /// Inserts events with consecutive ids, as many with a statement as it takes.
+    fn insert(&self, events: &[&Event], first_id: i64, received_at: Timestamp) -> rusqlite::Result<()> {
+        let received_at = received_at.as_microseconds();
+        let mut id = first_id;
+        let mut rest = events;
+        while !rest.is_empty() {
+            // Powers of two, so that few statements are prepared.
+            let rows = 1 << rest.len().min(ROWS_PER_INSERT).ilog2();
+            let (now, later) = rest.split_at(rows);
+            let mut insert = self.connection.prepare_cached(insert_statement(rows))?;
+            insert.raw_bind_parameter(1, received_at)?;
+            for (position, event) in now.iter().enumerate() {
+                insert.raw_bind_parameter(3 * position + 2, id)?;
+                insert.raw_bind_parameter(3 * position + 3, event.event_type())?;
+                insert.raw_bind_parameter(3 * position + 4, event.event_payload())?;
+                id += 1;
+            }
+            insert.raw_execute()?;
+            rest = later;
+        }
+        Ok(())
     }
 
     /// What an earlier request with the same key was answered, or is about to be in this transaction.
@@ -298,6 +324,20 @@ impl From<rusqlite::Error> for StoreError {
             _ => StoreError::Unavailable(reason),
         }
     }
+}
+
+/// Inserts so many events: a power of two, at most [`ROWS_PER_INSERT`].
+fn insert_statement(rows: usize) -> &'static str {
+    static STATEMENTS: OnceLock<Vec<String>> = OnceLock::new();
+    let statements = STATEMENTS.get_or_init(|| {
+        let of_rows = |rows: usize| {
+            let row = |row: usize| format!("(?{}, ?1, ?{}, ?{})", 3 * row + 2, 3 * row + 3, 3 * row + 4);
+            let rows: Vec<String> = (0..rows).map(row).collect();
+            format!("INSERT INTO events (id, received_at, event_type, event_payload) VALUES {}", rows.join(", "))
+        };
+        (0..=ROWS_PER_INSERT.ilog2()).map(|power| of_rows(1 << power)).collect()
+    });
+    &statements[rows.ilog2() as usize]
 }
 
 /// Which files the database and its log are, whatever their names: device and inode of each.
