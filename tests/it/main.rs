@@ -6,3 +6,4 @@ mod util;
 
 mod consume;
 mod readme;
+mod durability;

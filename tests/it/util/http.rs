@@ -37,10 +37,14 @@ impl Response {
 
 impl Connection {
     pub fn open(address: SocketAddr) -> Connection {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Connection { stream: BufReader::new(stream) }
+        Connection::try_open(address).unwrap()
+    }
+
+    pub fn try_open(address: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Connection { stream: BufReader::new(stream) })
     }
 
     pub fn stream(&self) -> &TcpStream {
