@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rusqlite::config::DbConfig;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
@@ -157,6 +158,32 @@ impl SqliteBackend {
     }
 }
 
+impl SqliteBackend {
+    /// Takes the log into the file that it belongs to, which another has replaced, and closes both.
+    ///
+    /// SQLite knows a log by its name alone: it would copy the pages of the old file over those of the
+    /// new one. The old file is closed before the new one is opened, for a close gives up the locks of
+    /// the whole process on the files that both have in common.
+    fn leave_replaced_file(&mut self) -> Result<(), StoreError> {
+        self.empty_log()?;
+        // Closing would remove the log by its name, which is the new file's by then.
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        self.connection = Connection::open_in_memory()?;
+        self.files.log = None;
+        Ok(())
+    }
+
+    /// Copies the whole log into the database, syncs it and truncates the log.
+    fn empty_log(&self) -> Result<(), StoreError> {
+        let busy: bool =
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy {
+            return Err(StoreError::Unavailable("a reader keeps the log from being emptied".to_owned()));
+        }
+        Ok(())
+    }
+}
+
 impl Backend for SqliteBackend {
     fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError> {
         let stored = self.store(appends, received_at);
@@ -182,13 +209,14 @@ impl Backend for SqliteBackend {
     /// checkpoint writes and syncs all that the log holds, then empties the log.
     fn recover(&mut self) -> Result<(), StoreError> {
         let unavailable = |error: anyhow::Error| StoreError::Unavailable(format!("{error:#}"));
+        let is_replaced =
+            |files: FileIdentities| files.database != self.files.database && files.log == self.files.log;
+        if FileIdentities::of(&self.path).is_ok_and(is_replaced) {
+            self.leave_replaced_file()?;
+        }
         let fresh = SqliteBackend::open(&self.path).map_err(unavailable)?;
         *self = fresh;
-        let busy: bool =
-            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        if busy {
-            return Err(StoreError::Unavailable("a reader keeps the log from being emptied".to_owned()));
-        }
+        self.empty_log()?;
         self.probe()
     }
 }

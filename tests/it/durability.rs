@@ -709,6 +709,36 @@ fn a_database_that_was_moved_away_and_back_is_served_again() {
 }
 
 #[test]
+fn events_go_into_the_database_that_has_replaced_another() {
+    let directory = tempdir().unwrap();
+    let database = directory.path().join("events.db");
+    let other = directory.path().join("other.db");
+    let mut consume = Consume::start_with(directory.path(), &["--db", "other.db"]);
+    let mut restored = Posts::of_size(5000);
+    for _ in 0..100 {
+        assert_eq!(restored.post(&consume), 201);
+    }
+    assert!(consume.process.terminate().success());
+    let mut consume = Consume::start(directory.path());
+    for number in 0..20 {
+        consume.store("message", &format!("before {number}"));
+    }
+    let away = directory.path().join("away.db");
+    fs::rename(&database, &away).unwrap();
+    fs::rename(&other, &database).unwrap();
+    // Written to the file that is gone: not acknowledged.
+    assert_eq!(consume.connect().post_event("message", "replaced").status, 503);
+    wait_until_ready(&consume);
+    for _ in 0..5 {
+        assert_eq!(restored.post(&consume), 201);
+    }
+    consume.process.kill();
+    assert_eq!(faults(&database, &restored.acknowledged), [""; 0]);
+    let moved_away = stored_events(&away);
+    assert!(moved_away.len() >= 20, "the log was not taken into its database: {moved_away:?}");
+}
+
+#[test]
 fn nothing_is_acknowledged_while_another_process_writes() {
     let directory = tempdir().unwrap();
     let database = directory.path().join("events.db");
