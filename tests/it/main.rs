@@ -7,3 +7,4 @@ mod util;
 mod consume;
 mod readme;
 mod durability;
+mod propagate;

@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod http;
+pub mod receiver;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
