@@ -1,6 +1,8 @@
 //! `eventctl propagate`: what it sends, when, and what it says of it.
 
 mod delivery;
+mod report;
+mod schedule;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
