@@ -6,6 +6,7 @@ mod sender;
 mod source;
 
 use std::io::{self, Write};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ use crate::cli::PropagateOptions;
 use crate::core::hint::hinted;
 use crate::core::schedule::Schedule;
 use crate::shutdown::Shutdown;
+
+/// How long the last reports may take to be printed once everything is given up.
+const REPORT_TIME: Duration = Duration::from_secs(2);
 
 /// How a run ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +78,16 @@ async fn propagate(options: &PropagateOptions) -> anyhow::Result<Completion> {
         () = shutdown.requested() => Ending::Asked,
     };
     drop(reports);
-    let missed_ticks = run.finish(ending, shutdown, options.drain_timeout, &tell_hurry).await;
-    let summary = reporter.finish(missed_ticks, options.output).context("cannot report")?;
+    let finishing = async {
+        let missed_ticks = run.finish().await;
+        reporter.finish(missed_ticks, options.output).await
+    };
+    let end = End { ending, shutdown, drain_timeout: options.drain_timeout, hurry: tell_hurry };
+    let Some(summary) = end.wait_for(finishing).await else {
+        let hint = "read on, or print less with -q";
+        return Err(hinted("cannot report: nobody reads standard output", hint));
+    };
+    let summary = summary.context("cannot report")?;
     Ok(if summary.is_complete() { Completion::Complete } else { Completion::Incomplete })
 }
 
@@ -205,34 +217,50 @@ impl Run {
 
     /// Waits for what is on its way; returns how many ticks were missed.
     ///
-    /// Lines of standard input that were read and not sent are reported as undelivered. A first signal
-    /// sets the deadline, if there is none yet; the deadline or a second signal ends the wait.
-    async fn finish(
-        mut self,
-        ending: Ending,
-        mut shutdown: Shutdown,
-        drain_timeout: Duration,
-        hurry: &watch::Sender<bool>,
-    ) -> u64 {
+    /// Lines of standard input that were read and not sent are reported as undelivered.
+    async fn finish(mut self) -> u64 {
         for line in self.source.unsent_lines(self.pending.take()).await {
             let _ = self.reports.send(Report::GivenUp(line)).await;
         }
-        hurry.send_replace(ending == Ending::Hurried);
-        let mut deadline = (ending == Ending::Asked).then(|| Instant::now() + drain_timeout);
+        while self.deliveries.join_next().await.is_some() {}
+        self.missed_ticks
+    }
+}
+
+/// What bounds the end of a run.
+struct End {
+    ending: Ending,
+    shutdown: Shutdown,
+    drain_timeout: Duration,
+    hurry: watch::Sender<bool>,
+}
+
+impl End {
+    /// Waits for what is on its way, and for all reports to be printed.
+    ///
+    /// A first signal sets the deadline, if there is none yet; at the deadline or a second signal, what
+    /// is on its way is given up. None where even then the reports find no reader: a write to a full
+    /// pipe cannot be called off.
+    async fn wait_for<T>(mut self, finishing: impl Future<Output = T>) -> Option<T> {
+        let mut finishing = pin!(finishing);
+        let mut hurried = self.ending == Ending::Hurried;
+        self.hurry.send_replace(hurried);
+        let mut deadline = (self.ending == Ending::Asked).then(|| Instant::now() + self.drain_timeout);
         loop {
             tokio::select! {
-                delivered = self.deliveries.join_next() => match delivered {
-                    Some(_) => {}
-                    None => return self.missed_ticks,
-                },
+                finished = finishing.as_mut() => return Some(finished),
                 () = sleep_until_some(deadline) => {
-                    deadline = None;
-                    hurry.send_replace(true);
+                    if hurried {
+                        return None;
+                    }
+                    hurried = true;
+                    self.hurry.send_replace(true);
+                    deadline = Some(Instant::now() + REPORT_TIME);
                 }
-                () = shutdown.requested() => match deadline {
-                    Some(_) => { hurry.send_replace(true); }
-                    None => deadline = Some(Instant::now() + drain_timeout),
-                },
+                () = self.shutdown.requested() => {
+                    let time_left = if deadline.is_none() { self.drain_timeout } else { Duration::ZERO };
+                    deadline = Some(Instant::now() + time_left);
+                }
             }
         }
     }

@@ -97,7 +97,12 @@ impl Reporter {
     ///
     /// # Errors
     /// Standard output or the dead-letter file cannot be written.
-    pub fn finish(self, missed_ticks: u64, format: ReportFormat) -> io::Result<Summary> {
+    pub async fn finish(self, missed_ticks: u64, format: ReportFormat) -> io::Result<Summary> {
+        let finishing = tokio::task::spawn_blocking(move || self.finish_blocking(missed_ticks, format));
+        finishing.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    fn finish_blocking(self, missed_ticks: u64, format: ReportFormat) -> io::Result<Summary> {
         let summary = self.thread.join().map_err(|_| io::Error::other("the report's thread has stopped"))?;
         let summary = Summary { missed_ticks, ..summary? };
         let mut output = io::stdout();

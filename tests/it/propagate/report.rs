@@ -3,15 +3,19 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::mem;
 use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::{contains, is_empty, starts_with};
+use rustix::process::Signal;
 use tempfile::tempdir;
 
 use super::{arguments, payload_of, run, write_events};
 use crate::util::receiver::{Receiver, Reply};
-use crate::util::{PATIENCE, Process, assert_eventctl, eventctl, write_file};
+use crate::util::{PATIENCE, Process, assert_eventctl, eventctl, wait_until, write_file};
 
 fn taking_receiver() -> Receiver {
     Receiver::start(|_, _| Reply::created())
@@ -249,6 +253,30 @@ fn a_closed_pipe_ends_a_run_without_an_error() {
         assert_eq!(process.wait().code(), Some(0), "{}", process.stderr());
         assert_eq!(process.stderr(), "");
     }
+}
+
+#[test]
+fn a_reader_that_stops_reading_does_not_hold_up_the_end() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 3);
+    let receiver = taking_receiver();
+    let endpoint = receiver.url("/event");
+    let mut command = eventctl(directory.path());
+    command.args(arguments(&endpoint, &["--period", "200us", "--drain-timeout", "1s"]));
+    let mut process = Process::start(command.stdout(Stdio::piped()));
+    // Sends stop when the pipe and the queue of reports are full.
+    let mut arrived = 0;
+    wait_until(|| {
+        thread::sleep(Duration::from_millis(500));
+        let before = mem::replace(&mut arrived, receiver.arrivals().len());
+        (arrived > 0 && before == arrived).then_some(())
+    });
+    let asked = Instant::now();
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait().code(), Some(1));
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    let stderr = process.stderr();
+    assert!(stderr.starts_with("error: cannot report: nobody reads standard output\nhint: "), "{stderr}");
 }
 
 // Files that are no events.
