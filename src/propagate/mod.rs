@@ -130,6 +130,7 @@ struct Run {
     pending: Option<Arc<Outgoing>>,
     /// How many more events to send.
     left: u64,
+    period: Duration,
     schedule: Schedule,
     clock: Clock,
     slots: Arc<Semaphore>,
@@ -153,6 +154,7 @@ impl Run {
             source,
             pending: None,
             left: options.count.unwrap_or(u64::MAX),
+            period: options.period,
             schedule: Schedule::new(started, options.period),
             clock,
             slots: Arc::new(Semaphore::new(options.max_in_flight)),
@@ -168,6 +170,10 @@ impl Run {
     /// A tick that comes while all slots are taken is missed; the event waits for the next one. No tick
     /// is missed by waiting for standard input. Cancelling loses nothing: see [`Run::finish`].
     async fn send_events(&mut self) {
+        // The first line of standard input may be long in coming: the schedule starts with it.
+        if self.left > 0 && self.take_event().await {
+            self.schedule = Schedule::new(Instant::now(), self.period);
+        }
         while self.left > 0 && self.take_event().await {
             let slot = match Arc::clone(&self.slots).try_acquire_owned() {
                 Ok(slot) => slot,

@@ -242,6 +242,21 @@ fn a_line_is_sent_when_it_comes_and_waiting_for_it_misses_no_tick() {
 }
 
 #[test]
+fn the_schedule_starts_with_the_first_line() {
+    let directory = tempdir().unwrap();
+    let receiver = Receiver::start(|_, _| Reply::created());
+    let mut process = start(directory.path(), &receiver.url("/event"), &["--file", "-", "--period", "1h"]);
+    let mut input = process.child().stdin.take().unwrap();
+    // A line that is long in coming.
+    thread::sleep(Duration::from_millis(300));
+    writeln!(input, "{}", event("message", "x")).unwrap();
+    drop(input);
+    let run = finish(directory.path(), process);
+    run.check(0, [1, 0, 0]);
+    assert_eq!(run.count("missed_ticks"), 0);
+}
+
+#[test]
 fn a_line_that_is_no_event_is_named_and_the_others_are_sent() {
     let directory = tempdir().unwrap();
     let receiver = Receiver::start(|_, _| Reply::created());
