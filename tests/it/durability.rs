@@ -499,19 +499,20 @@ fn without_syncs_power_cuts_lose_events() {
 fn acknowledged_events_survive_power_cuts_after_failed_syncs() {
     let seed = seed();
     let (log, acknowledged) = recorded_run(seed, &[], 900, LARGE, |disk| {
-        for _ in 0..4 {
-            let failures = failed_syncs(disk);
-            disk.switch_on(Fault::BadSync);
-            wait_until(|| (failed_syncs(disk) > failures).then_some(()));
-            disk.switch_off(Fault::BadSync);
-            thread::sleep(Duration::from_millis(300));
+        let mut bytes_read = 0;
+        for fault in [Fault::BadSync, Fault::BadDatabaseSync, Fault::BadSync] {
+            disk.switch_on(fault);
+            for _ in 0..2 {
+                wait_until(|| disk.log_after(&mut bytes_read).iter().any(is_failed_sync).then_some(()));
+            }
+            disk.switch_off(fault);
         }
     });
     assert_eq!(faults_after_power_cuts(seed, &log, &acknowledged, 60), [""; 0]);
 }
 
-fn failed_syncs(disk: &Disk) -> usize {
-    disk.log().iter().filter(|record| matches!(record.operation, Operation::SyncFailed)).count()
+fn is_failed_sync(record: &Record) -> bool {
+    matches!(record.operation, Operation::SyncFailed)
 }
 
 // Full and failing disks.
@@ -643,9 +644,8 @@ fn a_failed_sync_is_not_acknowledged_and_its_log_is_not_appended_to() {
     posts.check(&directory.path().join("events.db"));
 
     let log = disk.log();
-    let failed = |record: &Record| matches!(record.operation, Operation::SyncFailed);
-    let first = log.iter().position(failed).unwrap();
-    let last = log.iter().rposition(failed).unwrap();
+    let first = log.iter().position(is_failed_sync).unwrap();
+    let last = log.iter().rposition(is_failed_sync).unwrap();
     let after = &log[last..];
     let emptied = after.iter().position(|record| {
         record.place == Place::Wal && matches!(record.operation, Operation::Truncate { length: 0 })

@@ -53,6 +53,19 @@ fn a_slow_receiver_does_not_shift_the_schedule() {
 }
 
 #[test]
+fn lateness_does_not_accumulate() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 3);
+    let receiver = Receiver::start(|_, _| Reply::created());
+    let run = run(directory.path(), &receiver.url("/event"), &["--period", "1ms", "--duration", "2s"]);
+    let (sent, missed) = (run.count("sent"), run.count("missed_ticks"));
+    run.check(0, [sent, 0, 0]);
+    // Were each tick a period after the one before, a few microseconds of each would add up.
+    assert!(sent + missed >= 1999, "sent {sent}, missed {missed}");
+    assert!(sent + missed < 2500, "sent {sent}, missed {missed}");
+}
+
+#[test]
 fn ticks_without_room_for_a_send_are_counted_as_missed() {
     let directory = tempdir().unwrap();
     write_events(directory.path(), 3);

@@ -7,6 +7,7 @@
  * While a file of one of these names exists there, the disk
  *   no-space   takes no writes of the store's files: ENOSPC, or half of the bytes and then ENOSPC
  *   bad-sync   fails syncs with EIO
+ *   bad-database-sync  the same, but for syncs of databases only
  *   no-sync    acknowledges syncs and does not do them, as with synchronous=OFF
  *
  * What a record is about has happened when it is written, but for responses, which are recorded before
@@ -190,7 +191,7 @@ FTRUNCATE(ftruncate64, off64_t)
         REAL(name); \
         enum file file = file_of(fd); \
         if (file != DATABASE && file != WAL && file != DIRECTORY) return real(fd); \
-        if (is_set("bad-sync")) { \
+        if (is_set("bad-sync") || (file == DATABASE && is_set("bad-database-sync"))) { \
             record(SYNC_FAILED, file, 0, NULL, 0); \
             return errno = EIO, -1; \
         } \

@@ -1,6 +1,7 @@
 //! A disk that records what reaches it and fails on demand, between the program and the system.
 
 use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -14,6 +15,8 @@ pub enum Fault {
     NoSpace,
     /// Syncs fail.
     BadSync,
+    /// Syncs of the database fail, those of its log do not.
+    BadDatabaseSync,
     /// Syncs are acknowledged and not done, as with `synchronous=OFF`.
     NoSync,
 }
@@ -24,6 +27,7 @@ impl Fault {
         match self {
             Fault::NoSpace => "no-space",
             Fault::BadSync => "bad-sync",
+            Fault::BadDatabaseSync => "bad-database-sync",
             Fault::NoSync => "no-sync",
         }
     }
@@ -107,13 +111,22 @@ impl Disk {
 
     /// What has happened by now.
     pub fn log(&self) -> Vec<Record> {
-        let bytes = fs::read(self.directory.join("log")).unwrap();
+        self.log_after(&mut 0)
+    }
+
+    /// What has happened since the log had so many bytes; adds to them what it has read.
+    pub fn log_after(&self, bytes_read: &mut u64) -> Vec<Record> {
+        let mut file = File::open(self.directory.join("log")).unwrap();
+        file.seek(SeekFrom::Start(*bytes_read)).unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
         let mut rest = bytes.as_slice();
         let mut records = Vec::new();
         // The last record may be on its way.
         while let Some(record) = read_record(&mut rest) {
             records.push(record);
         }
+        *bytes_read += u64::try_from(bytes.len() - rest.len()).unwrap();
         records
     }
 }
