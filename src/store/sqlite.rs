@@ -159,17 +159,17 @@ impl SqliteBackend {
 }
 
 impl SqliteBackend {
-    /// Takes the log into the file that it belongs to, which another has replaced, and closes both.
+    /// Takes the log into the database that it belongs to and closes both, whatever their names are now.
     ///
-    /// SQLite knows a log by its name alone: it would copy the pages of the old file over those of the
-    /// new one. The old file is closed before the new one is opened, for a close gives up the locks of
-    /// the whole process on the files that both have in common.
-    fn leave_replaced_file(&mut self) -> Result<(), StoreError> {
+    /// SQLite knows a log by its name alone. Beside a database that has replaced ours, it would copy the
+    /// pages of the old one over those of the new one; and a log that was deleted holds acknowledged
+    /// events. Both files are closed before others are opened, for a close gives up the locks of the
+    /// whole process on the files that old and new have in common.
+    fn leave_files(&mut self) -> Result<(), StoreError> {
         self.empty_log()?;
-        // Closing would remove the log by its name, which is the new file's by then.
+        // Closing would remove the log by its name, which may be another file's by now.
         self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         self.connection = Connection::open_in_memory()?;
-        self.files.log = None;
         Ok(())
     }
 
@@ -209,10 +209,8 @@ impl Backend for SqliteBackend {
     /// checkpoint writes and syncs all that the log holds, then empties the log.
     fn recover(&mut self) -> Result<(), StoreError> {
         let unavailable = |error: anyhow::Error| StoreError::Unavailable(format!("{error:#}"));
-        let is_replaced =
-            |files: FileIdentities| files.database != self.files.database && files.log == self.files.log;
-        if FileIdentities::of(&self.path).is_ok_and(is_replaced) {
-            self.leave_replaced_file()?;
+        if FileIdentities::of(&self.path).is_ok_and(|files| files != self.files) {
+            self.leave_files()?;
         }
         let fresh = SqliteBackend::open(&self.path).map_err(unavailable)?;
         *self = fresh;
@@ -297,7 +295,7 @@ impl SqliteReader {
         Ok(page)
     }
 
-    /// Runs a query under the time limit, and opens the file anew if the path names another one now.
+    /// Runs a query under the time limit, and opens the files anew if their names stand for others now.
     fn within_limit<T>(
         &mut self,
         query: impl FnOnce(&SqliteReader) -> rusqlite::Result<T>,
@@ -305,7 +303,7 @@ impl SqliteReader {
         let unavailable = |error: anyhow::Error| StoreError::Unavailable(format!("{error:#}"));
         let files = FileIdentities::of(&self.path)
             .map_err(|error| StoreError::Unavailable(format!("the database file is gone: {error}")))?;
-        if files.database != self.files.database {
+        if files != self.files {
             *self = SqliteReader::open(&self.path, self.time_limit).map_err(unavailable)?;
         }
         if let Some(limit) = self.time_limit {

@@ -718,6 +718,7 @@ fn events_go_into_the_database_that_has_replaced_another() {
     for number in 0..20 {
         consume.store("message", &format!("before {number}"));
     }
+    assert_eq!(consume.connect().get("/event").json().as_array().unwrap().len(), 20);
     let away = directory.path().join("away.db");
     fs::rename(&database, &away).unwrap();
     fs::rename(&other, &database).unwrap();
@@ -727,10 +728,40 @@ fn events_go_into_the_database_that_has_replaced_another() {
     for _ in 0..5 {
         assert_eq!(restored.post(&consume), 201);
     }
+    check_newest(&consume, &restored);
     consume.process.kill();
     assert_eq!(faults(&database, &restored.acknowledged), [""; 0]);
     let moved_away = stored_events(&away);
     assert!(moved_away.len() >= 20, "the log was not taken into its database: {moved_away:?}");
+}
+
+#[test]
+fn a_log_that_was_deleted_takes_no_acknowledged_event_with_it() {
+    let directory = tempdir().unwrap();
+    let database = directory.path().join("events.db");
+    let mut consume = Consume::start(directory.path());
+    let mut posts = Posts::of_size(5000);
+    for _ in 0..3 {
+        for _ in 0..20 {
+            assert_eq!(posts.post(&consume), 201);
+        }
+        check_newest(&consume, &posts);
+        fs::remove_file(directory.path().join("events.db-wal")).unwrap();
+        assert_eq!(posts.post(&consume), 503);
+        wait_until_ready(&consume);
+    }
+    assert_eq!(posts.post(&consume), 201);
+    check_newest(&consume, &posts);
+    consume.process.kill();
+    posts.check(&database);
+}
+
+/// Asserts that the program shows the event that it acknowledged last.
+fn check_newest(consume: &Consume, posts: &Posts) {
+    let newest = consume.connect().get("/event?limit=1").json();
+    let acknowledged = posts.acknowledged.last().unwrap();
+    assert_eq!(newest[0]["id"], acknowledged.id);
+    assert_eq!(newest[0]["event_payload"], acknowledged.payload);
 }
 
 #[test]
