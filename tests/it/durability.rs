@@ -485,7 +485,7 @@ fn acknowledged_events_survive_power_cuts() {
     let seed = seed();
     let (log, acknowledged) = recorded_run(seed, &[], 1500, LARGE, |_| {});
     assert!(checkpoints(&log) >= 3, "{}", checkpoints(&log));
-    assert_eq!(faults_after_power_cuts(seed, &log, &acknowledged, 60), [""; 0]);
+    assert_eq!(faults_after_power_cuts(seed, &log, &acknowledged, 40), [""; 0]);
 }
 
 #[test]
@@ -508,7 +508,7 @@ fn acknowledged_events_survive_power_cuts_after_failed_syncs() {
             disk.switch_off(fault);
         }
     });
-    assert_eq!(faults_after_power_cuts(seed, &log, &acknowledged, 60), [""; 0]);
+    assert_eq!(faults_after_power_cuts(seed, &log, &acknowledged, 40), [""; 0]);
 }
 
 fn is_failed_sync(record: &Record) -> bool {
