@@ -43,6 +43,13 @@ pub struct ConnectionLimits {
     pub idle_timeout: Duration,
 }
 
+impl ConnectionLimits {
+    /// The longest that a connection may go without a look at its progress.
+    fn shortest_timeout(&self) -> Duration {
+        self.header_timeout.min(self.idle_timeout)
+    }
+}
+
 /// Serves a connection until it ends, is too slow, or has drained.
 ///
 /// An `admitted` connection is answered by the routes, any other with 503.
@@ -71,7 +78,7 @@ pub async fn serve(
         .max_buf_size(limits.header_limit_bytes)
         .serve_connection(transport, service);
     let mut connection = pin!(connection);
-    let mut timer = pin!(tokio::time::sleep(limits.header_timeout));
+    let mut timer = pin!(tokio::time::sleep(limits.shortest_timeout()));
     let mut asked_to_drain = false;
     loop {
         tokio::select! {
@@ -160,13 +167,13 @@ impl Progress {
         let limit = match self.phase.load(Ordering::Relaxed) {
             phase if phase == Phase::Head as u8 => limits.header_timeout,
             phase if phase == Phase::Lingering as u8 => LINGER_TIME,
-            phase if phase == Phase::Answering as u8 => return Some(limits.header_timeout),
+            phase if phase == Phase::Answering as u8 => return Some(limits.shortest_timeout()),
             _ => limits.idle_timeout,
         };
         let deadline = Duration::from_millis(self.at.load(Ordering::Relaxed)) + limit;
         let left = deadline.checked_sub(self.opened.elapsed())?;
         // A timer in the phase that follows may have less time than this one.
-        Some(left.min(limits.header_timeout).max(Duration::from_millis(1)))
+        Some(left.min(limits.shortest_timeout()).max(Duration::from_millis(1)))
     }
 }
 
