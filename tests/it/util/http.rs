@@ -92,7 +92,11 @@ impl Connection {
     /// Whether the other side has closed the connection, after all that it sent was read.
     pub fn is_closed(&mut self) -> bool {
         let mut byte = [0];
-        !matches!(self.stream.read(&mut byte), Ok(1))
+        match self.stream.read(&mut byte) {
+            Ok(length) => length == 0,
+            // Open, and silent for longer than anything may take.
+            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+        }
     }
 
     /// A request with its response; the body goes with its length.

@@ -190,3 +190,26 @@ pub fn write_file(directory: &Path, name: &str, content: impl AsRef<[u8]>) -> Pa
     std::fs::write(&path, content).unwrap();
     path
 }
+
+/// Runs a command that must fail with this code and say why in two lines: those lines, without their labels.
+pub fn refusal_of(command: &mut Command, code: i32) -> (String, String) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {stderr}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{command:?}");
+    let lines: Vec<&str> = stderr.lines().collect();
+    let [error, hint] = lines[..] else { panic!("expected two lines: {command:?}: {stderr}") };
+    let label = |line: &str, label: &str| match line.strip_prefix(label) {
+        Some(text) if !text.is_empty() => text.to_owned(),
+        _ => panic!("expected `{label}…`, got `{line}`: {command:?}"),
+    };
+    (label(error, "error: "), label(hint, "hint: "))
+}
+
+/// Random numbers whose seed is printed; `EVENTCTL_TEST_SEED` repeats a run.
+pub fn random() -> fastrand::Rng {
+    let given = std::env::var("EVENTCTL_TEST_SEED").ok();
+    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("EVENTCTL_TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
