@@ -415,7 +415,8 @@ fn cannot_open(path: &Path, error: &rusqlite::Error) -> anyhow::Error {
     if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) {
         return not_ours(path);
     }
-    anyhow::anyhow!("cannot open `{}`: {error}", path.display())
+    let problem = format!("cannot open `{}`: {error}", path.display());
+    hinted(problem, "name a file that is an eventctl database and that this user may read and write")
 }
 
 fn not_ours(path: &Path) -> anyhow::Error {
