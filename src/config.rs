@@ -128,7 +128,9 @@ impl Layers {
             hinted(format!("{}: {error}", cannot()), hint)
         })?;
         let sections: BTreeMap<String, BTreeMap<String, ConfigValue>> = serde_saphyr::from_str(&text)
-            .map_err(|error| anyhow::anyhow!("{}: {}", cannot(), one_line(&error.to_string())))
+            .map_err(|error| {
+                anyhow::anyhow!("{}: {}", cannot(), one_line(error.to_string().trim_start_matches("error: ")))
+            })
             .hint(
                 "write a section a subcommand and in it a key a flag, such as `port: 8000` under `consume:`",
             )?;
@@ -282,8 +284,14 @@ fn explain(error: &clap::Error, arguments: &[OsString], layers: &Layers) -> anyh
     let (Some(flag), Some(value), true) =
         (text_of(ContextKind::InvalidArg), text_of(ContextKind::InvalidValue), wrong_value)
     else {
-        let rendered = error.to_string();
-        let message = one_line(rendered.trim_start_matches("error: ")).replace('\'', "`");
+        let message = match (error.kind(), text_of(ContextKind::InvalidArg)) {
+            (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, _) => "expected a subcommand".to_owned(),
+            // What is in the wrong place may be a URL with a password.
+            (ErrorKind::UnknownArgument, Some(argument)) => {
+                format!("unexpected argument `{}` found", redacted("", &argument))
+            }
+            _ => one_line(error.to_string().trim_start_matches("error: ")).replace('\'', "`"),
+        };
         let suggestion = text_of(ContextKind::SuggestedArg).or(text_of(ContextKind::SuggestedSubcommand));
         let hint = suggestion.map_or(help.clone(), |name| format!("did you mean `{name}`? {help}"));
         return hinted(message, hint);
@@ -291,7 +299,10 @@ fn explain(error: &clap::Error, arguments: &[OsString], layers: &Layers) -> anyh
     let flag = flag.split(' ').next().unwrap_or_default().to_owned();
     let expected = match std::error::Error::source(error) {
         Some(source) => source.to_string(),
-        None => format!("expected one of {}", text_of(ContextKind::ValidValue).unwrap_or_default()),
+        None => match text_of(ContextKind::ValidValue).filter(|values| !values.is_empty()) {
+            Some(values) => format!("expected one of {values}"),
+            None => "expected a value".to_owned(),
+        },
     };
     let source = source_of(&flag, subcommand.as_deref(), arguments, layers);
     hinted(format!("invalid value `{}` for `{flag}`{source}: {expected}", redacted(&flag, &value)), help)
