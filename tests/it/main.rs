@@ -8,3 +8,4 @@ mod consume;
 mod readme;
 mod durability;
 mod propagate;
+mod init_db;
