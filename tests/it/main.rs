@@ -9,3 +9,4 @@ mod readme;
 mod durability;
 mod propagate;
 mod init_db;
+mod layout;
