@@ -10,3 +10,4 @@ mod durability;
 mod propagate;
 mod init_db;
 mod layout;
+mod tail;
