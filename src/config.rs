@@ -165,7 +165,11 @@ impl Layers {
         for ((section, id), layered) in &self.values {
             command = command.mut_subcommand(section, |subcommand| {
                 let defaults: Vec<OsStr> = layered.values.iter().map(OsStr::from).collect();
-                subcommand.mut_arg(id, |arg| arg.default_values(defaults))
+                // The help would show them as defaults, and one of them may be a password.
+                subcommand.mut_arg(id, |arg| {
+                    let takes_value = arg.get_action().takes_values();
+                    arg.default_values(defaults).hide_default_value(takes_value)
+                })
             });
         }
         command
