@@ -10,4 +10,5 @@ mod durability;
 mod propagate;
 mod init_db;
 mod layout;
+mod settings;
 mod tail;

@@ -193,10 +193,11 @@ pub fn write_file(directory: &Path, name: &str, content: impl AsRef<[u8]>) -> Pa
 
 /// Runs a command that must fail with this code and say why in two lines: those lines, without their labels.
 pub fn refusal_of(command: &mut Command, code: i32) -> (String, String) {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{command:?}: {stderr}");
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{command:?}");
+    let mut process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let status = process.wait();
+    let stderr = process.stderr();
+    assert_eq!(status.code(), Some(code), "{command:?}: {stderr}");
+    assert_eq!(process.stdout(), "", "{command:?}");
     let lines: Vec<&str> = stderr.lines().collect();
     let [error, hint] = lines[..] else { panic!("expected two lines: {command:?}: {stderr}") };
     let label = |line: &str, label: &str| match line.strip_prefix(label) {
