@@ -152,8 +152,8 @@ fn without_comments_and_strings(source: &str) -> String {
     while let Some(character) = rest.chars().next() {
         let length = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("r#\"") {
-            rest[3..].find("\"#").map_or(rest.len(), |end| end + 5)
+        } else if let Some(inside) = rest.strip_prefix("r#\"") {
+            inside.find("\"#").map_or(rest.len(), |end| end + 5)
         } else if character == '"' {
             end_of_string(rest)
         } else if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
