@@ -295,14 +295,28 @@ impl SqliteReader {
         Ok(page)
     }
 
+    /// Closes a file that was deleted.
+    ///
+    /// An open reader keeps the index of the log in use, and a new database of that name would share it.
+    fn let_go(&mut self) -> rusqlite::Result<()> {
+        self.connection = Connection::open_in_memory()?;
+        self.files.database = (0, 0);
+        Ok(())
+    }
+
     /// Runs a query under the time limit, and opens the files anew if their names stand for others now.
     fn within_limit<T>(
         &mut self,
         query: impl FnOnce(&SqliteReader) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         let unavailable = |error: anyhow::Error| StoreError::Unavailable(format!("{error:#}"));
-        let files = FileIdentities::of(&self.path)
-            .map_err(|error| StoreError::Unavailable(format!("the database file is gone: {error}")))?;
+        let files = match FileIdentities::of(&self.path) {
+            Ok(files) => files,
+            Err(error) => {
+                self.let_go()?;
+                return Err(StoreError::Unavailable(format!("the database file is gone: {error}")));
+            }
+        };
         if files != self.files {
             *self = SqliteReader::open(&self.path, self.time_limit).map_err(unavailable)?;
         }

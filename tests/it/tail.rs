@@ -469,6 +469,23 @@ fn a_follower_waits_for_a_store_that_was_deleted_and_shows_the_new_one() {
 }
 
 #[test]
+fn a_follower_does_not_keep_the_server_from_making_a_new_store() {
+    let directory = tempdir().unwrap();
+    let mut server = Consume::start(directory.path());
+    server.store("a", "old");
+    let mut follower = Follower::start(directory.path(), &[]);
+    assert_eq!(follower.next(), "old");
+    assert!(server.process.terminate().success());
+    // The log stays, as it does for whoever removes no more than the file that was named.
+    fs::remove_file(directory.path().join("events.db")).unwrap();
+    follower.process.wait_for_stderr("waiting for `events.db`");
+    let server = Consume::start(directory.path());
+    server.store("a", "new");
+    assert_eq!(follower.next(), "new");
+    follower.assert_nothing_else();
+}
+
+#[test]
 fn a_follower_shows_a_store_that_took_the_place_of_another() {
     let directory = tempdir().unwrap();
     let mut server = Consume::start(directory.path());
