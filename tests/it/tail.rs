@@ -214,10 +214,11 @@ fn hostile_characters_are_escaped_in_json_and_parse_to_themselves() {
 
 /// What a command prints to a terminal.
 fn on_a_terminal(directory: &Path, arguments: &str, variable: (&str, &str)) -> String {
-    let command = format!("exec {} tail {arguments}", env!("CARGO_BIN_EXE_eventctl"));
+    let command = format!("exec '{}' tail {arguments}", env!("CARGO_BIN_EXE_eventctl"));
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
-    script.current_dir(directory).env_remove("NO_COLOR").env(variable.0, variable.1);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    script.current_dir(directory).env_clear().env("PATH", path).env(variable.0, variable.1);
     let output = script.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()

@@ -93,9 +93,8 @@ fn a_second_signal_does_not_wait_for_clients() {
 }
 
 #[test]
-fn a_server_that_drains_is_not_ready() {
+fn a_request_that_is_refused_while_draining_is_told_why() {
     let (_directory, mut server) = start(&[]);
-    // A head that is half sent is a request that has begun.
     let mut connection = begin_request(&server, "xx");
     server.process.signal(Signal::TERM);
     wait_until_refusing(&server);
