@@ -269,7 +269,7 @@ fn no_color_turns_auto_off_and_a_flag_beats_it() {
 
 #[test]
 fn many_rows_are_paged_right() {
-    let payloads: Vec<String> = (1..=2500).map(|id| format!("{id:x>3000}")).collect();
+    let payloads: Vec<String> = (1..=2500).map(|id| format!("{id:x>300}")).collect();
     let events: Vec<_> = payloads
         .iter()
         .enumerate()
@@ -287,6 +287,14 @@ fn many_rows_are_paged_right() {
     let text = tail(directory.path(), &["-n", "2000", "-o", "json"]);
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(last["event_payload"].as_str(), Some(payloads[2499].as_str()));
+}
+
+#[test]
+fn large_events_are_paged_by_their_size_and_none_is_lost() {
+    let payload = "x".repeat(900_000);
+    let directory = store(&[("a", payload.as_str()); 5]);
+    assert_eq!(ids(directory.path(), &["-n", "5"]), [1, 2, 3, 4, 5]);
+    assert_eq!(ids(directory.path(), &["-n", "all"]), [1, 2, 3, 4, 5]);
 }
 
 #[test]
