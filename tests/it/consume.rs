@@ -8,6 +8,7 @@ mod limits;
 mod listing;
 mod refusals;
 mod strings;
+mod waiting;
 
 use std::path::Path;
 
