@@ -233,12 +233,16 @@ impl SqliteReader {
     /// # Errors
     /// What is wrong with the file, and what to do.
     pub fn open(path: &Path, time_limit: Option<Duration>) -> anyhow::Result<SqliteReader> {
+        // SQLite removes a log that lies beside an empty file. Of two processes that do so at once one
+        // fails, and it may be the one that is making the store.
+        if fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0) {
+            return Err(not_prepared(path));
+        }
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let version = schema_version(&connection).map_err(|error| cannot_open(path, &error))?;
         check_version(path, version)?;
         if version != Some(SCHEMAS.len()) {
-            let problem = format!("cannot read `{}`: it is not prepared", path.display());
-            return Err(hinted(problem, format!("run eventctl init-db --db {}", path.display())));
+            return Err(not_prepared(path));
         }
         let files = FileIdentities::of(path).with_context(|| format!("cannot open `{}`", path.display()))?;
         Ok(SqliteReader { connection, path: path.to_owned(), files, time_limit })
@@ -436,6 +440,11 @@ fn cannot_open(path: &Path, error: &rusqlite::Error) -> anyhow::Error {
 fn not_ours(path: &Path) -> anyhow::Error {
     let problem = format!("cannot open `{}`: not an eventctl database", path.display());
     hinted(problem, "name another file, or run eventctl init-db --db with a new name")
+}
+
+fn not_prepared(path: &Path) -> anyhow::Error {
+    let problem = format!("cannot read `{}`: it is not prepared", path.display());
+    hinted(problem, format!("run eventctl init-db --db {}", path.display()))
 }
 
 /// How many of our schemas the file has; none where it is another program's.
