@@ -18,7 +18,8 @@ fn init_db(directory: &Path) {
 
 /// Runs a subcommand that must refuse a store: the error and the hint.
 fn refusal(directory: &Path, subcommand: &str, database: &str) -> (String, String) {
-    refusal_of(eventctl(directory).args([subcommand, "--db", database]), 1)
+    // A store is opened once there is a port to serve it on.
+    refusal_of(eventctl(directory).args([subcommand, "--db", database]).env("APP_PORT", "0"), 1)
 }
 
 fn pragma(connection: &Connection, name: &str) -> i64 {
