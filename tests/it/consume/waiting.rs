@@ -22,9 +22,17 @@ fn release(store: Store) {
     store.execute_batch("COMMIT").unwrap();
 }
 
-/// Waits until a queue of one event has no room: the event is in it.
+/// Settings that leave room in memory for one body of this size.
+const ROOM_FOR_ONE: [&str; 2] = ["--queue-bytes", "1000"];
+const BODY_BYTES: usize = 600;
+
+fn event_of_that_size() -> String {
+    event("a", &"b".repeat(BODY_BYTES - event("a", "").len()))
+}
+
+/// Waits until an event waits for the store: blanks of its size find no room then, and are no JSON before.
 fn wait_until_queued(server: &Consume) {
-    wait_until(|| server.connect().get("/ready").text().contains("the queue is full").then_some(()));
+    wait_until(|| (server.connect().post(" ".repeat(BODY_BYTES)).status == 503).then_some(()));
 }
 
 #[test]
@@ -66,10 +74,10 @@ fn a_list_that_is_larger_than_the_queue_is_stored_when_the_queue_is_empty() {
 
 #[test]
 fn a_client_that_goes_away_does_not_undo_its_event() {
-    let (directory, server) = start(&["--queue-events", "1"]);
+    let (directory, server) = start(&ROOM_FOR_ONE);
     let locked = lock(directory.path());
     let mut connection = server.connect();
-    let body = event("a", "b");
+    let body = event_of_that_size();
     let request =
         format!("POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     connection.send(request.as_bytes()).unwrap();
@@ -109,10 +117,10 @@ fn events_are_read_while_none_can_be_written() {
 
 #[test]
 fn a_drain_commits_what_waits_for_the_store() {
-    let (directory, mut server) = start(&["--queue-events", "1"]);
+    let (directory, mut server) = start(&ROOM_FOR_ONE);
     let locked = lock(directory.path());
     let mut connection = server.connect();
-    let waiting = thread::spawn(move || connection.post_event("a", "b"));
+    let waiting = thread::spawn(move || connection.post(event_of_that_size()));
     wait_until_queued(&server);
     server.process.signal(rustix::process::Signal::TERM);
     wait_until(|| std::net::TcpStream::connect(server.address).err());
