@@ -24,7 +24,7 @@ pub struct Cli {
     pub command: Command,
 
     /// Read settings from a YAML file: a section a subcommand, a key a flag
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", display_order = 900)]
     pub config: Option<PathBuf>,
 }
 

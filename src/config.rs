@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::builder::OsStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
 use crate::cli::Cli;
@@ -37,8 +37,10 @@ pub fn read(arguments: &[OsString]) -> anyhow::Result<Settings> {
     let command = with_environment(Cli::command());
     let dotenv = read_dotenv(Path::new(".env"))?;
     let mut layers = Layers::default();
-    if let Some(path) = config_path(&command, arguments, &dotenv) {
-        layers.add_config(&command, &path, &dotenv)?;
+    let lenient = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok();
+    if let Some(path) = config_path(lenient.as_ref(), &dotenv) {
+        let running = lenient.as_ref().and_then(ArgMatches::subcommand_name);
+        layers.add_config(&command, running, &path, &dotenv)?;
     }
     layers.add_dotenv(&command, &dotenv);
     let command = layers.apply(command);
@@ -87,9 +89,8 @@ fn read_dotenv(path: &Path) -> anyhow::Result<Variables> {
 }
 
 /// The config file's path: it is needed before the rest can be parsed.
-fn config_path(command: &Command, arguments: &[OsString], dotenv: &Variables) -> Option<PathBuf> {
-    let lenient = command.clone().ignore_errors(true).try_get_matches_from(arguments);
-    let given = lenient.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
+fn config_path(lenient: Option<&ArgMatches>, dotenv: &Variables) -> Option<PathBuf> {
+    let given = lenient.and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
     given.or_else(|| dotenv.get("EVENTCTL_CONFIG").map(PathBuf::from))
 }
 
@@ -117,7 +118,15 @@ impl Layers {
         }
     }
 
-    fn add_config(&mut self, command: &Command, path: &Path, dotenv: &Variables) -> anyhow::Result<()> {
+    /// Checks the keys of all sections, and takes the values of the one whose subcommand is to run: the
+    /// variables of the others need not be set.
+    fn add_config(
+        &mut self,
+        command: &Command,
+        running: Option<&str>,
+        path: &Path,
+        dotenv: &Variables,
+    ) -> anyhow::Result<()> {
         let shown = path.display();
         let cannot = || format!("cannot read the config file `{shown}`");
         let text = fs::read_to_string(path).map_err(|error| {
@@ -143,6 +152,9 @@ impl Layers {
                 let arg = settings().find(|arg| arg.get_long() == Some(key.as_str()));
                 let names = settings().filter_map(Arg::get_long);
                 let arg = arg.ok_or_else(|| unknown(&format!("{}: `{section}`", cannot()), &key, names))?;
+                if running != Some(section.as_str()) {
+                    continue;
+                }
                 let source = format!("`{section}: {key}` in `{shown}`");
                 let values = value.0.iter().map(|value| interpolate(value, dotenv));
                 let values =

@@ -121,7 +121,7 @@ enum Phase {
 struct Progress {
     opened: Instant,
     phase: AtomicU8,
-    /// Milliseconds between the opening and the last progress.
+    /// Microseconds between the opening and the last progress.
     at: AtomicU64,
     /// Whether the client may still be sending when the connection closes.
     lingers: AtomicBool,
@@ -153,7 +153,7 @@ impl Progress {
     }
 
     fn note(&self) {
-        let at = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let at = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.at.store(at, Ordering::Relaxed);
     }
 
@@ -170,7 +170,7 @@ impl Progress {
             phase if phase == Phase::Answering as u8 => return Some(limits.shortest_timeout()),
             _ => limits.idle_timeout,
         };
-        let deadline = Duration::from_millis(self.at.load(Ordering::Relaxed)) + limit;
+        let deadline = Duration::from_micros(self.at.load(Ordering::Relaxed)) + limit;
         let left = deadline.checked_sub(self.opened.elapsed())?;
         // A timer in the phase that follows may have less time than this one.
         Some(left.min(limits.shortest_timeout()).max(Duration::from_millis(1)))

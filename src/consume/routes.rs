@@ -64,9 +64,9 @@ impl Routes {
             "/health" if reads => Ok(health()),
             "/ready" if reads => self.ready(draining).await,
             "/health" | "/ready" => Err(Problem::method_not_allowed("GET, HEAD")),
-            _ => match path.strip_prefix("/event/").map(str::parse::<i64>) {
-                Some(Ok(id)) if reads => listing::show_event(&self.store, id).await,
-                Some(Ok(_)) => Err(Problem::method_not_allowed("GET, HEAD")),
+            _ => match path.strip_prefix("/event/").map(id_of) {
+                Some(Some(id)) if reads => listing::show_event(&self.store, id).await,
+                Some(Some(_)) => Err(Problem::method_not_allowed("GET, HEAD")),
                 _ => Err(Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")),
             },
         }
@@ -125,6 +125,11 @@ fn check_host(head: &Parts) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(StatusCode::BAD_REQUEST, "expected exactly one Host header"))
+}
+
+/// An id as `Location` writes it: digits alone.
+fn id_of(segment: &str) -> Option<i64> {
+    segment.bytes().all(|byte| byte.is_ascii_digit()).then(|| segment.parse().ok()).flatten()
 }
 
 fn stored_one(id: i64) -> Answer {

@@ -73,14 +73,15 @@ impl Format {
 /// The value of the `Idempotency-Key` header, if there is one.
 ///
 /// # Errors
-/// 400 for a value that is empty, too long, given twice or not visible ASCII.
+/// 400 for a value that is empty, too long, given twice or not printable ASCII.
 pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().unwrap_or_default();
-    if key.is_empty() || key.len() > KEY_LIMIT_BYTES || values.next().is_some() {
+    let printable = key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if key.is_empty() || !printable || key.len() > KEY_LIMIT_BYTES || values.next().is_some() {
         let detail =
-            format!("expected one Idempotency-Key of 1 to {KEY_LIMIT_BYTES} visible ASCII characters");
+            format!("expected one Idempotency-Key of 1 to {KEY_LIMIT_BYTES} printable ASCII characters");
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
     }
     Ok(Some(key.to_owned()))

@@ -11,7 +11,7 @@ pub struct Hinted {
 }
 
 impl Hinted {
-    /// The innermost advice that an error carries, if any.
+    /// The outermost advice that an error carries, if any.
     pub fn find(error: &anyhow::Error) -> Option<&str> {
         let in_chain = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>());
         in_chain.map(|hinted| hinted.hint.as_str())

@@ -377,7 +377,10 @@ fn insert_statement(rows: usize) -> &'static str {
         let of_rows = |rows: usize| {
             let row = |row: usize| format!("(?{}, ?1, ?{}, ?{})", 3 * row + 2, 3 * row + 3, 3 * row + 4);
             let rows: Vec<String> = (0..rows).map(row).collect();
-            format!("INSERT INTO events (id, received_at, event_type, event_payload) VALUES {}", rows.join(", "))
+            format!(
+                "INSERT INTO events (id, received_at, event_type, event_payload) VALUES {}",
+                rows.join(", ")
+            )
         };
         (0..=ROWS_PER_INSERT.ilog2()).map(|power| of_rows(1 << power)).collect()
     });

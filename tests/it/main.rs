@@ -5,10 +5,10 @@
 mod util;
 
 mod consume;
-mod readme;
 mod durability;
-mod propagate;
 mod init_db;
 mod layout;
+mod propagate;
+mod readme;
 mod settings;
 mod tail;

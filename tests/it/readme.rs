@@ -14,11 +14,8 @@ use crate::util::Process;
 fn every_command_of_the_readme_works() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(repository.join("README.md")).unwrap();
-    let blocks: Vec<&str> = readme
-        .split("```sh\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap_or_default())
-        .collect();
+    let blocks: Vec<&str> =
+        readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
     assert!(blocks.len() >= 4, "the README has lost its commands");
     let directory = tempdir().unwrap();
     fs::copy(repository.join("events.json"), directory.path().join("events.json")).unwrap();

@@ -587,3 +587,13 @@ fn the_address_that_is_printed_is_the_one_that_listens() {
         assert_eq!(server.connect().get("/health").status, 200);
     }
 }
+
+#[test]
+fn variables_of_other_sections_need_not_be_set() {
+    let directory = tempdir().unwrap();
+    let config = "tail:\n  lines: ${EVENTCTL_TEST_UNSET}\ninit-db:\n  db: here.db\n";
+    write_file(directory.path(), "config.yaml", config);
+    assert_eventctl(directory.path()).args(["init-db", "--config", "config.yaml"]).assert().success();
+    assert!(directory.path().join("here.db").exists());
+    assert_eventctl(directory.path()).args(["tail", "--config", "config.yaml"]).assert().code(2);
+}

@@ -120,13 +120,13 @@ fn a_key_outlives_the_server() {
 }
 
 #[test]
-fn a_key_is_1_to_255_ascii_characters_given_once() {
+fn a_key_is_1_to_255_printable_ascii_characters_given_once() {
     let (directory, server) = start(&[]);
     let post = |headers: &[(&str, &str)]| {
         server.connect().request("POST", "/event", headers, event("a", "b").as_bytes())
     };
     let (longest, too_long) = ("k".repeat(255), "k".repeat(256));
-    for key in ["", &too_long, "é"] {
+    for key in ["", &too_long, "é", "a\tb"] {
         let detail = detail_of(&post(&[("Idempotency-Key", key)]), 400);
         assert!(detail.contains("Idempotency-Key"), "{detail}");
     }

@@ -24,6 +24,7 @@ fn paths_without_anything_are_404() {
         "/event/0",
         "/event/-1",
         "/event/x",
+        "/event/+1",
         "/event/1x",
         "/event/1/2",
         "/event/%31",
