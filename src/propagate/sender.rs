@@ -87,8 +87,7 @@ impl Sender {
                 () = told(&mut hurry) => return self.report(Report::GivenUp(event)).await,
             };
             let fate = self.fate_of(&answer.status, retry);
-            let wait =
-                answer.retry_after.unwrap_or_default() + BACKOFF.wait(retry + 1, &mut fastrand::Rng::new());
+            let retry_after = answer.retry_after.unwrap_or_default();
             let attempt = Attempt {
                 event: Arc::clone(&event),
                 jitter,
@@ -102,6 +101,7 @@ impl Sender {
             if fate.is_some() {
                 return;
             }
+            let wait = retry_after + BACKOFF.wait(retry + 1, &mut fastrand::Rng::new());
             tokio::select! {
                 () = sleep(wait) => {}
                 () = told(&mut hurry) => return self.report(Report::GivenUp(event)).await,
