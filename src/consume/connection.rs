@@ -142,7 +142,7 @@ impl Progress {
         self.phase.load(Ordering::Relaxed) == phase as u8
     }
 
-    /// Changes the phase; writing the response, which follows, notes the time.
+    /// Changes the phase, where the time that it began does not matter.
     fn set(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -159,7 +159,7 @@ impl Progress {
 
     fn answered(&self, closes: bool) {
         self.lingers.store(closes, Ordering::Relaxed);
-        self.set(Phase::Idle);
+        self.enter(Phase::Idle);
     }
 
     /// How long the connection may go on without progress; none where it has been too long.

@@ -120,9 +120,7 @@ impl Store {
             tokio::task::yield_now().await;
         }
         let settled = acknowledged.await.map(|settled| settled.outcome);
-        settled
-            .unwrap_or_else(|_| Err(StoreError::Unavailable("the writer has stopped".to_owned())))
-            .map_err(AppendError::Store)
+        settled.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
     }
 
     /// Makes sure that the store takes writes and that the queue has room.
@@ -131,10 +129,7 @@ impl Store {
     /// Why not.
     pub async fn ready(&self) -> Result<(), AppendError> {
         let Some(answer) = self.queue.probe()? else { return Ok(()) };
-        answer
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable("the writer has stopped".to_owned())))
-            .map_err(AppendError::Store)
+        answer.await.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
     }
 
     /// Runs a read on a connection of its own. The result stays within its reservation while it is in use.
@@ -164,6 +159,10 @@ impl Drop for Offer<'_> {
     fn drop(&mut self) {
         self.0.offer();
     }
+}
+
+fn writer_has_stopped() -> StoreError {
+    StoreError::Unavailable("the writer has stopped".to_owned())
 }
 
 /// The connections that read, opened when they are first needed.

@@ -156,9 +156,7 @@ impl SqliteBackend {
             Err(error) => Err(StoreError::Unavailable(format!("the database file is gone: {error}"))),
         }
     }
-}
 
-impl SqliteBackend {
     /// Takes the log into the database that it belongs to and closes both, whatever their names are now.
     ///
     /// SQLite knows a log by its name alone. Beside a database that has replaced ours, it would copy the
@@ -208,7 +206,6 @@ impl Backend for SqliteBackend {
     /// sync says nothing of them. Frames written behind such pages would be lost with them. The
     /// checkpoint writes and syncs all that the log holds, then empties the log.
     fn recover(&mut self) -> Result<(), StoreError> {
-        let unavailable = |error: anyhow::Error| StoreError::Unavailable(format!("{error:#}"));
         if FileIdentities::of(&self.path).is_ok_and(|files| files != self.files) {
             self.leave_files()?;
         }
@@ -313,7 +310,6 @@ impl SqliteReader {
         &mut self,
         query: impl FnOnce(&SqliteReader) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let unavailable = |error: anyhow::Error| StoreError::Unavailable(format!("{error:#}"));
         let files = match FileIdentities::of(&self.path) {
             Ok(files) => files,
             Err(error) => {
@@ -345,6 +341,10 @@ impl Reader for SqliteReader {
             select.query_row([id], event_of).optional()
         })
     }
+}
+
+fn unavailable(error: anyhow::Error) -> StoreError {
+    StoreError::Unavailable(format!("{error:#}"))
 }
 
 fn event_of(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
