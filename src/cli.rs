@@ -1,17 +1,21 @@
 //! Every setting, defined once: flag, environment variable, default and help.
 //!
-//! A setting whose environment variable is not named here has `EVENTCTL_` and its name.
+//! A setting whose environment variable is not named here has `EVENTCTL_` and its name. A hidden
+//! setting is a secret: it is taken from the environment and from files, not from the command line,
+//! which every user of a machine can read.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 
 use crate::core::query::Glob;
+use crate::core::secret::Secret;
 use crate::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
 use crate::store::StoreLocation;
 
@@ -76,6 +80,11 @@ pub struct ConsumeOptions {
     #[arg(long, default_value_t = 8192, value_name = "N", value_parser = parse_count)]
     pub max_connections: usize,
 
+    /// Connections of one address (of an IPv6 network of /64) that are served at
+    /// once; further ones are answered 503
+    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = parse_count)]
+    pub max_connections_per_address: usize,
+
     /// Events that may wait for their commit; further ones are answered 503
     #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = parse_count)]
     pub queue_events: usize,
@@ -84,7 +93,7 @@ pub struct ConsumeOptions {
     #[arg(long, default_value = "64MiB", value_name = "SIZE")]
     pub queue_bytes: ByteSize,
 
-    /// Time for the head of a request to arrive
+    /// Time for a TLS handshake, and for the head of a request, to arrive
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_positive_duration)]
     pub header_timeout: Duration,
 
@@ -92,7 +101,12 @@ pub struct ConsumeOptions {
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_positive_duration)]
     pub body_timeout: Duration,
 
-    /// Time for a connection to stay without a request or with an unread response
+    /// Time for a client to read a response
+    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = parse_positive_duration)]
+    pub response_timeout: Duration,
+
+    /// Time for a connection to stay without a request, or without progress in
+    /// reading a response
     #[arg(long, default_value = "75s", value_name = "DURATION", value_parser = parse_positive_duration)]
     pub idle_timeout: Duration,
 
@@ -104,9 +118,77 @@ pub struct ConsumeOptions {
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
+    /// Who may read and write.
+    #[command(flatten, next_help_heading = "Access")]
+    pub access: AccessOptions,
+
+    /// Encryption.
+    #[command(flatten, next_help_heading = "TLS")]
+    pub tls: ServerTlsOptions,
+}
+
+/// Who may read and write events over HTTP.
+#[derive(Debug, Args)]
+pub struct AccessOptions {
+    /// Ask for tokens, and give them at /token to whoever knows this name and
+    /// its password
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub username: Option<String>,
+
+    /// File with the password; or EVENTCTL_PASSWORD holds it
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+
+    /// The password itself.
+    #[arg(long, hide = true)]
+    pub password: Option<Secret>,
+
+    /// File with the key that signs tokens, of 32 bytes or more; or
+    /// EVENTCTL_SIGNING_KEY holds it [default: a key kept in the store]
+    #[arg(long, value_name = "FILE")]
+    pub signing_key_file: Option<PathBuf>,
+
+    /// The key itself.
+    #[arg(long, hide = true)]
+    pub signing_key: Option<Secret>,
+
+    /// File with the key that signed tokens before: they stay valid; or
+    /// EVENTCTL_PREVIOUS_SIGNING_KEY holds it
+    #[arg(long, value_name = "FILE")]
+    pub previous_signing_key_file: Option<PathBuf>,
+
+    /// The key itself.
+    #[arg(long, hide = true)]
+    pub previous_signing_key: Option<Secret>,
+
+    /// File with a token that never changes; or EVENTCTL_TOKEN holds it
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// The token itself.
+    #[arg(long, hide = true)]
+    pub token: Option<Secret>,
+
     /// Listen beyond this machine although anyone may then read and write events
     #[arg(long)]
     pub insecure_allow_anonymous: bool,
+}
+
+/// How `consume` encrypts.
+#[derive(Debug, Args)]
+pub struct ServerTlsOptions {
+    /// Serve https with this certificate and those that vouch for it, as PEM;
+    /// read anew on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, as PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Serve only clients with a certificate from one of these authorities
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 /// The settings of `propagate`.
@@ -123,7 +205,7 @@ pub struct PropagateOptions {
     )]
     pub period: Duration,
 
-    /// Where to send events: an http URL
+    /// Where to send events: an http or https URL
     #[arg(
         long,
         env = "HTTP_POST_ENDPOINT",
@@ -193,6 +275,76 @@ pub struct PropagateOptions {
     /// Print the summary alone
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// Who sends.
+    #[command(flatten, next_help_heading = "Access")]
+    pub login: LoginOptions,
+
+    /// Encryption.
+    #[command(flatten, next_help_heading = "TLS")]
+    pub tls: ClientTlsOptions,
+}
+
+/// Who `propagate` is to the receiver.
+#[derive(Debug, Args)]
+pub struct LoginOptions {
+    /// Fetch a token with this name and its password before the first send, and
+    /// a new one before it runs out
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub username: Option<String>,
+
+    /// File with the password; or EVENTCTL_PASSWORD holds it
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+
+    /// The password itself.
+    #[arg(long, hide = true)]
+    pub password: Option<Secret>,
+
+    /// Where to fetch tokens [default: /token where the endpoint is]
+    #[arg(long, value_name = "URL")]
+    pub token_url: Option<Endpoint>,
+
+    /// How to ask for a token
+    #[arg(long, value_enum, default_value_t = Grant::ClientCredentials)]
+    pub grant: Grant,
+
+    /// File with a token that never changes; or EVENTCTL_TOKEN holds it
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// The token itself.
+    #[arg(long, hide = true)]
+    pub token: Option<Secret>,
+}
+
+/// How `propagate` encrypts.
+#[derive(Debug, Args)]
+pub struct ClientTlsOptions {
+    /// Trust the authorities in this PEM file instead of those of the web
+    #[arg(long, value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+
+    /// Show the receiver this certificate, as PEM
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// Private key of the certificate, as PEM
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+
+    /// Talk to any receiver, whatever its certificate
+    #[arg(long)]
+    pub insecure_skip_verify: bool,
+}
+
+/// How to ask for a token (RFC 6749).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Grant {
+    /// Name and password as HTTP Basic.
+    ClientCredentials,
+    /// Name and password in the body: legacy.
+    Password,
 }
 
 /// The settings of `init-db`.
@@ -325,7 +477,7 @@ impl FromStr for ByteSize {
     }
 }
 
-/// An http URL without a password.
+/// An http or https URL without a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(pub Uri);
 
@@ -340,10 +492,9 @@ impl FromStr for Endpoint {
             return Err(format!("a name or password does not belong into a URL; {EXPECTED}"));
         }
         match uri.scheme_str() {
-            Some("http") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(Endpoint(uri)),
-            Some("https") => Err(format!("https is not supported by this version; {EXPECTED}")),
-            Some(scheme) if scheme != "http" => Err(format!("`{scheme}` is not http; {EXPECTED}")),
-            _ => Err(EXPECTED.to_owned()),
+            Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(Endpoint(uri)),
+            Some("http" | "https") | None => Err(EXPECTED.to_owned()),
+            Some(scheme) => Err(format!("`{scheme}` is neither http nor https; {EXPECTED}")),
         }
     }
 }
@@ -443,6 +594,7 @@ mod tests {
     #[test]
     fn endpoints_are_http_and_hold_no_password() {
         assert!("http://localhost:8000/event".parse::<Endpoint>().is_ok());
+        assert!("https://localhost/event".parse::<Endpoint>().is_ok());
         for wrong in ["", "localhost:8000", "/event", "ftp://host/", "http://", "http://u:secret@host/"] {
             let message = wrong.parse::<Endpoint>().unwrap_err();
             assert!(message.contains("expected a URL"), "{message}");

@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::builder::OsStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
 use crate::cli::Cli;
 use crate::core::hint::{Hint, hinted};
+use crate::core::secret::check_private;
 use crate::core::text::excerpt;
 
 /// What reading the settings comes to.
@@ -42,10 +44,13 @@ pub fn read(arguments: &[OsString]) -> anyhow::Result<Settings> {
         let running = lenient.as_ref().and_then(ArgMatches::subcommand_name);
         layers.add_config(&command, running, &path, &dotenv)?;
     }
-    layers.add_dotenv(&command, &dotenv);
+    layers.add_dotenv(&command, &dotenv)?;
     let command = layers.apply(command);
-    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
-    match parsed {
+    let matches = command.clone().try_get_matches_from(arguments);
+    if let Ok(matches) = &matches {
+        refuse_secrets_in_arguments(&command, matches)?;
+    }
+    match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(Settings::Run(Box::new(cli))),
         Err(error) if !error.use_stderr() => Ok(Settings::Print(error)),
         Err(error) => Err(explain(&error, arguments, &layers)),
@@ -66,6 +71,22 @@ fn with_environment(command: Command) -> Command {
         }
     };
     command.mut_args(name_variable).mut_subcommands(move |command| command.mut_args(name_variable))
+}
+
+/// Whether a setting is a password, a key or a token.
+fn is_secret(arg: &Arg) -> bool {
+    arg.is_hide_set()
+}
+
+fn refuse_secrets_in_arguments(command: &Command, matches: &ArgMatches) -> anyhow::Result<()> {
+    let Some((name, matches)) = matches.subcommand() else { return Ok(()) };
+    let mut arguments = command.find_subcommand(name).into_iter().flat_map(Command::get_arguments);
+    let given = |arg: &Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let Some(secret) = arguments.find(|arg| is_secret(arg) && given(arg)) else { return Ok(()) };
+    let long = secret.get_long().unwrap_or_default();
+    let variable = secret.get_env().unwrap_or_default().to_string_lossy();
+    let problem = format!("`--{long}` on the command line would show it to every user of this machine");
+    Err(hinted(problem, format!("give --{long}-file, or set {variable}")))
 }
 
 type Variables = BTreeMap<String, String>;
@@ -106,16 +127,20 @@ struct Layered {
 }
 
 impl Layers {
-    fn add_dotenv(&mut self, command: &Command, dotenv: &Variables) {
+    fn add_dotenv(&mut self, command: &Command, dotenv: &Variables) -> anyhow::Result<()> {
         for subcommand in command.get_subcommands() {
             for arg in subcommand.get_arguments() {
                 let Some(variable) = arg.get_env().and_then(|variable| variable.to_str()) else { continue };
                 let Some(value) = dotenv.get(variable) else { continue };
+                if is_secret(arg) {
+                    check_holder(Path::new(".env"))?;
+                }
                 let source = format!("`{variable}` in `.env`");
                 let layered = Layered { values: vec![value.clone()], source };
                 self.values.insert((subcommand.get_name().to_owned(), arg.get_id().to_string()), layered);
             }
         }
+        Ok(())
     }
 
     /// Checks the keys of all sections, and takes the values of the one whose subcommand is to run: the
@@ -155,6 +180,10 @@ impl Layers {
                 if running != Some(section.as_str()) {
                     continue;
                 }
+                // What is only a reference to a variable is no secret yet.
+                if is_secret(arg) && value.0.iter().any(|value| !value.contains("${")) {
+                    check_holder(path)?;
+                }
                 let source = format!("`{section}: {key}` in `{shown}`");
                 let values = value.0.iter().map(|value| interpolate(value, dotenv));
                 let values =
@@ -186,6 +215,12 @@ impl Layers {
         }
         command
     }
+}
+
+/// Makes sure that a file of settings that holds a secret is its owner's alone.
+fn check_holder(path: &Path) -> anyhow::Result<()> {
+    let file = fs::File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    check_private(path, &file)
 }
 
 fn is_setting(arg: &Arg) -> bool {
@@ -350,7 +385,7 @@ fn source_of(flag: &str, subcommand: Option<&str>, arguments: &[OsString], layer
 
 /// A wrong value without the password that it may hold.
 fn redacted(flag: &str, value: &str) -> String {
-    if flag == "--header" {
+    if ["--header", "--password", "--signing-key", "--previous-signing-key", "--token"].contains(&flag) {
         return "[not shown]".to_owned();
     }
     match (value.find("://"), value.rfind('@')) {

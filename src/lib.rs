@@ -1,16 +1,18 @@
 //! Sends JSON events on a precise schedule, receives them, and stores them durably.
 //!
 //! ```text
-//! consume:    bytes → routes (limits) → Event::parse → Store::append → COMMIT → 201
-//! propagate:  file  → schedule → sender (retry) → response → report
+//! consume:    bytes → TLS → routes (limits, access) → Event::parse → Store::append → COMMIT → 201
+//! propagate:  file  → schedule → sender (token, retry) → response → report
 //! tail:       store → query → printer
 //! ```
 //!
-//! Dependencies point down this list, never up: `main`, the subcommands, `store`, `core`. The
-//! subcommands do not know each other. SQL stands in `store` alone, the command line's library in
-//! `main`, `cli` and `config` alone.
+//! Dependencies point down this list, never up: `main`, the subcommands, `auth`, `store`, `client`, `tls`,
+//! `core`. The subcommands do not know each other. SQL stands in `store` alone, the command line's library
+//! in `main`, `cli` and `config` alone.
 
+pub mod auth;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod consume;
 pub mod core;
@@ -19,3 +21,4 @@ pub mod propagate;
 pub mod shutdown;
 pub mod store;
 pub mod tail;
+pub mod tls;

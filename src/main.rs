@@ -27,15 +27,15 @@ fn main() -> ExitCode {
             return ExitCode::from(WRONG_USAGE);
         }
     };
-    exit_code(run(&command))
+    exit_code(run(command))
 }
 
-fn run(command: &Command) -> anyhow::Result<Completion> {
+fn run(command: Command) -> anyhow::Result<Completion> {
     match command {
         Command::Consume(options) => consume::run(options)?,
         Command::Propagate(options) => return propagate::run(options),
-        Command::InitDb(options) => init_db::run(options)?,
-        Command::Tail(options) => tail::run(options)?,
+        Command::InitDb(options) => init_db::run(&options)?,
+        Command::Tail(options) => tail::run(&options)?,
     }
     Ok(Completion::Complete)
 }

@@ -1,259 +1,172 @@
-//! One connection: hyper's HTTP/1.1 inside deadlines of our own.
-//!
-//! hyper has no deadline for a silent connection, an unread response or a closing one. Here one timer
-//! a connection looks at what the connection did last; it is set anew only when it fires, so that a
-//! request costs no timer at all.
+//! One connection: handshake, hyper's HTTP/1.1 or HTTP/2 inside deadlines of our own, drain.
 
 use std::convert::Infallible;
-use std::io;
-use std::pin::{Pin, pin};
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
+use super::http1::{Progress, Transport};
+use super::http2::{
+    CONNECTION_WINDOW_BYTES, MAXIMUM_RESETS, MAXIMUM_STREAMS, OwnedTasks, SEND_BUFFER_BYTES,
+    STREAM_WINDOW_BYTES, Streams,
+};
 use super::problem::Problem;
 use super::routes::{Answer, Routes};
-
-/// How long a closing connection is read on, so that a client that still writes sees its answer.
-const LINGER_TIME: Duration = Duration::from_secs(2);
-
-/// The most that a closing connection is read on, in bytes.
-const LINGER_BYTES: usize = 16 << 20;
 
 /// What bounds a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
     /// The largest head of a request, in bytes.
     pub header_limit_bytes: usize,
-    /// How long a client may take to send a head.
+    /// How long a client may take for a handshake, and to send a head.
     pub header_timeout: Duration,
+    /// How long a client may take to read a response.
+    pub response_timeout: Duration,
     /// How long a connection may stay without a request, or a response unread.
     pub idle_timeout: Duration,
 }
 
 impl ConnectionLimits {
     /// The longest that a connection may go without a look at its progress.
-    fn shortest_timeout(&self) -> Duration {
-        self.header_timeout.min(self.idle_timeout)
+    pub fn shortest_timeout(&self) -> Duration {
+        self.header_timeout.min(self.response_timeout).min(self.idle_timeout)
     }
 }
 
-/// Serves a connection until it ends, is too slow, or has drained.
-///
-/// An `admitted` connection is answered by the routes, any other with 503.
-pub async fn serve(
-    stream: TcpStream,
-    routes: Arc<Routes>,
-    limits: ConnectionLimits,
-    admitted: bool,
-    mut drain: watch::Receiver<bool>,
-) {
-    let progress = Arc::new(Progress::new());
-    let transport = Transport { io: TokioIo::new(stream), progress: Arc::clone(&progress), lingered: 0 };
-    let draining = drain.clone();
-    let service = service_fn(|request| {
-        let (routes, progress, draining) = (&routes, &progress, &draining);
-        async move {
-            progress.set(Phase::Answering);
-            let draining = *draining.borrow();
-            let answer = if admitted { routes.answer(request, draining).await } else { refuse(&request) };
-            progress.answered(answer.headers().contains_key(CONNECTION));
-            Ok::<Answer, Infallible>(answer)
+/// What a connection did last.
+pub trait Watched {
+    /// How long the connection may go on without another look; none where it has been too long.
+    fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration>;
+}
+
+/// A connection that was accepted.
+pub struct Connection {
+    /// Who is at its other end.
+    pub peer: IpAddr,
+    /// Whether it is answered by the routes, or with 503.
+    pub admitted: bool,
+    /// What answers its requests.
+    pub routes: Arc<Routes>,
+    /// What bounds it.
+    pub limits: ConnectionLimits,
+    /// Whether the service is about to stop.
+    pub drain: watch::Receiver<bool>,
+}
+
+impl Connection {
+    /// Serves the connection until it ends, is too slow, or has drained.
+    pub async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        let Some(acceptor) = tls else { return self.serve_http1(stream).await };
+        let mut drain = self.drain.clone();
+        let handshake = timeout(self.limits.header_timeout, acceptor.accept(stream));
+        let accepted = tokio::select! {
+            accepted = handshake => accepted,
+            _ = drain.wait_for(|draining| *draining) => return,
+        };
+        // Who does not finish a handshake is told by TLS itself, if at all.
+        let Ok(Ok(stream)) = accepted else { return };
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            self.serve_http2(stream).await;
+        } else {
+            self.serve_http1(stream).await;
         }
-    });
-    let connection = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(limits.header_limit_bytes)
-        .serve_connection(transport, service);
-    let mut connection = pin!(connection);
-    let mut timer = pin!(tokio::time::sleep(limits.shortest_timeout()));
-    let mut asked_to_drain = false;
-    loop {
-        tokio::select! {
-            biased;
-            // How a client ends its connection is its own affair: there is nobody to tell.
-            _ = connection.as_mut() => return,
-            () = timer.as_mut() => match progress.time_left(&limits) {
-                Some(left) => timer.as_mut().reset(tokio::time::Instant::now() + left),
-                None => return,
-            },
-            _ = drain.changed(), if !asked_to_drain => {
-                asked_to_drain = true;
-                connection.as_mut().graceful_shutdown();
+    }
+
+    async fn serve_http1(&self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+        let progress = Arc::new(Progress::new());
+        let transport = Transport::new(stream, Arc::clone(&progress));
+        let service = service_fn(|request| {
+            let progress = &progress;
+            async move {
+                progress.begin();
+                let answer = self.answer(request).await;
+                progress.answered(answer.headers().contains_key(CONNECTION));
+                Ok::<_, Infallible>(answer.map(Full::new))
+            }
+        });
+        let connection = http1::Builder::new()
+            .header_read_timeout(None)
+            .max_buf_size(self.limits.header_limit_bytes)
+            .serve_connection(transport, service);
+        self.drive(connection, progress.as_ref()).await;
+    }
+
+    async fn serve_http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let streams = Arc::new(Streams::new());
+        let tasks = OwnedTasks::default();
+        let connection = Arc::new(self);
+        let service = service_fn(|request| {
+            let (connection, request_of) = (Arc::clone(&connection), Streams::begin(&streams));
+            async move {
+                let answer = connection.answer(request).await;
+                Ok::<_, Infallible>(request_of.answered(answer).map(Full::new))
+            }
+        });
+        let header_limit_bytes = u32::try_from(connection.limits.header_limit_bytes).unwrap_or(u32::MAX);
+        let http = http2::Builder::new(tasks.clone())
+            .max_header_list_size(header_limit_bytes)
+            .max_concurrent_streams(MAXIMUM_STREAMS)
+            .max_pending_accept_reset_streams(MAXIMUM_RESETS)
+            .max_local_error_reset_streams(MAXIMUM_RESETS)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        connection.drive(http, streams.as_ref()).await;
+        tasks.abort();
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        if self.admitted {
+            let draining = *self.drain.borrow();
+            self.routes.answer(request, self.peer, draining).await
+        } else {
+            refuse()
+        }
+    }
+
+    async fn drive(&self, connection: impl GracefulConnection, watched: &impl Watched) {
+        let mut connection = pin!(connection);
+        let mut timer = pin!(tokio::time::sleep(self.limits.shortest_timeout()));
+        let mut drain = self.drain.clone();
+        let mut asked_to_drain = false;
+        loop {
+            tokio::select! {
+                biased;
+                // How a client ends its connection is its own affair: there is nobody to tell.
+                _ = connection.as_mut() => return,
+                () = timer.as_mut() => match watched.time_left(&self.limits) {
+                    Some(left) => timer.as_mut().reset(tokio::time::Instant::now() + left),
+                    None => return,
+                },
+                _ = drain.changed(), if !asked_to_drain => {
+                    asked_to_drain = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
     }
 }
 
-fn refuse(_: &Request<Incoming>) -> Answer {
+/// HTTP/2 has no such header, and the connection goes on to refuse until it is idle for too long.
+fn refuse() -> Answer {
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections: not stored");
     let mut answer = problem.into_response();
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
-}
-
-/// What a connection is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// A head is on its way, or the first one is awaited.
-    Head,
-    /// The routes have the request and deadlines of their own.
-    Answering,
-    /// Nothing is on its way but, at most, a response.
-    Idle,
-    /// The response is sent, and the rest of the request is thrown away.
-    Lingering,
-}
-
-/// What a connection did last, and when.
-struct Progress {
-    opened: Instant,
-    phase: AtomicU8,
-    /// Microseconds between the opening and the last progress.
-    at: AtomicU64,
-    /// Whether the client may still be sending when the connection closes.
-    lingers: AtomicBool,
-}
-
-// Only the connection's own task reads and writes these, so that no ordering is needed.
-impl Progress {
-    fn new() -> Progress {
-        Progress {
-            opened: Instant::now(),
-            phase: AtomicU8::new(Phase::Head as u8),
-            at: AtomicU64::new(0),
-            lingers: AtomicBool::new(false),
-        }
-    }
-
-    fn is_in(&self, phase: Phase) -> bool {
-        self.phase.load(Ordering::Relaxed) == phase as u8
-    }
-
-    /// Changes the phase, where the time that it began does not matter.
-    fn set(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.set(phase);
-        self.note();
-    }
-
-    fn note(&self) {
-        let at = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.at.store(at, Ordering::Relaxed);
-    }
-
-    fn answered(&self, closes: bool) {
-        self.lingers.store(closes, Ordering::Relaxed);
-        self.enter(Phase::Idle);
-    }
-
-    /// How long the connection may go on without progress; none where it has been too long.
-    fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration> {
-        let limit = match self.phase.load(Ordering::Relaxed) {
-            phase if phase == Phase::Head as u8 => limits.header_timeout,
-            phase if phase == Phase::Lingering as u8 => LINGER_TIME,
-            phase if phase == Phase::Answering as u8 => return Some(limits.shortest_timeout()),
-            _ => limits.idle_timeout,
-        };
-        let deadline = Duration::from_micros(self.at.load(Ordering::Relaxed)) + limit;
-        let left = deadline.checked_sub(self.opened.elapsed())?;
-        // A timer in the phase that follows may have less time than this one.
-        Some(left.min(limits.shortest_timeout()).max(Duration::from_millis(1)))
-    }
-}
-
-/// A stream that notes its progress, and reads on for a while before it closes.
-struct Transport {
-    io: TokioIo<TcpStream>,
-    progress: Arc<Progress>,
-    lingered: usize,
-}
-
-impl Transport {
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
-        Pin::new(self.io.inner_mut())
-    }
-
-    /// Throws away what the client still sends, until it has seen the end of the response.
-    ///
-    /// Closing a socket with unread bytes resets it, and a reset can overtake the response.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut scratch = [0; 8192];
-        while self.lingered < LINGER_BYTES {
-            let mut read = ReadBuf::new(&mut scratch);
-            ready!(self.stream().poll_read(cx, &mut read))?;
-            match read.filled().len() {
-                0 => break,
-                length => self.lingered += length,
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Read for Transport {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buffer));
-        if self.progress.is_in(Phase::Idle) {
-            self.progress.enter(Phase::Head);
-        }
-        Poll::Ready(read)
-    }
-}
-
-impl Write for Transport {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes));
-        self.progress.note();
-        Poll::Ready(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices));
-        self.progress.note();
-        Poll::Ready(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.progress.is_in(Phase::Lingering) {
-            let lingers = self.progress.lingers.load(Ordering::Relaxed) || self.progress.is_in(Phase::Head);
-            ready!(self.stream().poll_shutdown(cx))?;
-            if !lingers {
-                return Poll::Ready(Ok(()));
-            }
-            self.progress.enter(Phase::Lingering);
-        }
-        self.poll_linger(cx)
-    }
 }

@@ -1,25 +1,36 @@
 //! `eventctl consume`: accepts connections, and drains them when it is asked to stop.
 
+mod access;
+mod admission;
 mod connection;
+mod http1;
+mod http2;
 mod listing;
 mod problem;
 mod routes;
+mod tls;
+mod token;
 mod upload;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::connection::ConnectionLimits;
+use self::admission::{Admission, Place};
+use self::connection::{Connection, ConnectionLimits};
 use self::routes::Routes;
+use self::tls::Tls;
+use crate::auth::Access;
 use crate::cli::ConsumeOptions;
 use crate::core::hint::{Hint, hinted};
 use crate::shutdown::Shutdown;
@@ -27,9 +38,6 @@ use crate::store::{Store, StoreLimits};
 
 /// How long to wait before accepting again when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections beyond the limit that are open at once, to be told 503.
-const REFUSED_CONNECTIONS: usize = 64;
 
 /// File descriptors that are not connections: store, listener, runtime, standard streams.
 const OTHER_FILES: u64 = 64;
@@ -44,7 +52,7 @@ const CLOSING_SHARE: u32 = 4;
 ///
 /// # Errors
 /// The store cannot be opened, the address cannot be bound, or the store was not closed in time.
-pub fn run(options: &ConsumeOptions) -> anyhow::Result<()> {
+pub fn run(options: ConsumeOptions) -> anyhow::Result<()> {
     raise_file_limit(options.max_connections)?;
     // On the writer's thread alone rests every commit: it gets a core of its own where there are two.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -58,9 +66,14 @@ pub fn run(options: &ConsumeOptions) -> anyhow::Result<()> {
     served
 }
 
-async fn serve(options: &ConsumeOptions) -> anyhow::Result<()> {
+async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let mut shutdown = Shutdown::listen()?;
-    let listener = bind(options).await?;
+    let tls = Tls::load(&options.tls)?.map(Arc::new);
+    let hangup = tls.is_some().then(|| signal(SignalKind::hangup())).transpose();
+    let mut hangup = hangup.context("cannot listen for SIGHUP")?;
+    let secrets = access::Secrets::read(&mut options.access)?;
+    let guarded = secrets.guard() || tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
+    let listener = bind(&options, guarded).await?;
     let address = listener.local_addr().context("cannot tell the address")?;
     let limits = StoreLimits {
         queue_events: options.queue_events,
@@ -68,12 +81,25 @@ async fn serve(options: &ConsumeOptions) -> anyhow::Result<()> {
         read_time: READ_TIME,
     };
     let (store, mut writer) = Store::open(&options.db, limits)?;
-    let mut server = Server::new(options, listener, store);
-    eprintln!("listening on http://{address}");
-    tokio::select! {
-        () = server.accept() => unreachable!("accepting never ends by itself"),
-        () = shutdown.requested() => {}
-        () = writer.died() => anyhow::bail!("the store's writer thread has stopped"),
+    let access = secrets.into_access(&store).await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    if access.is_some() && tls.is_none() && !address.ip().is_loopback() {
+        eprintln!(
+            "warning: passwords and tokens cross the network unencrypted, unless a proxy before this server encrypts"
+        );
+    }
+    let mut server = Server::new(&options, listener, store, access, tls.clone());
+    eprintln!("listening on {scheme}://{address}");
+    {
+        let mut accepting = pin!(server.accept());
+        loop {
+            tokio::select! {
+                () = accepting.as_mut() => unreachable!("accepting never ends by itself"),
+                () = shutdown.requested() => break,
+                () = hung_up(&mut hangup) => reload(tls.as_deref()),
+                () = writer.died() => anyhow::bail!("the store's writer thread has stopped"),
+            }
+        }
     }
     let deadline = Instant::now() + options.drain_timeout;
     let connections = server.drain();
@@ -88,7 +114,25 @@ async fn serve(options: &ConsumeOptions) -> anyhow::Result<()> {
         .hint("give --drain-timeout more time; what was acknowledged is on disk")
 }
 
-async fn bind(options: &ConsumeOptions) -> anyhow::Result<TcpListener> {
+/// Waits for SIGHUP where it is listened for.
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => {
+            hangup.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn reload(tls: Option<&Tls>) {
+    match tls.map(Tls::reload) {
+        Some(Ok(())) => eprintln!("the certificate was read again"),
+        Some(Err(error)) => eprintln!("the certificate stays as it was: {error:#}"),
+        None => {}
+    }
+}
+
+async fn bind(options: &ConsumeOptions, guarded: bool) -> anyhow::Result<TcpListener> {
     let (host, port) = (options.host.as_str(), options.port);
     let cannot = || format!("cannot listen on {host}:{port}");
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
@@ -98,11 +142,14 @@ async fn bind(options: &ConsumeOptions) -> anyhow::Result<TcpListener> {
         .collect();
     let exposed = addresses.iter().find(|address| !address.ip().is_loopback());
     if let Some(address) = exposed
-        && !options.insecure_allow_anonymous
+        && !guarded
+        && !options.access.insecure_allow_anonymous
     {
         let problem =
             format!("cannot listen on {address}: anyone who reaches it could read and write events");
-        return Err(hinted(problem, "listen on 127.0.0.1, or allow it with --insecure-allow-anonymous"));
+        let hint = "ask for tokens with --username or --token-file, or for certificates with --tls-client-ca; \
+            or listen on 127.0.0.1; or allow it with --insecure-allow-anonymous";
+        return Err(hinted(problem, hint));
     }
     TcpListener::bind(addresses.as_slice()).await.map_err(|error| {
         let hint = match error.kind() {
@@ -138,17 +185,24 @@ fn raise_file_limit(connections: usize) -> anyhow::Result<()> {
 struct Server {
     listener: TcpListener,
     routes: Arc<Routes>,
+    tls: Option<Arc<Tls>>,
     limits: ConnectionLimits,
-    admitted: Arc<Semaphore>,
-    refused: Arc<Semaphore>,
+    admission: Admission,
     connections: JoinSet<()>,
     drain: watch::Sender<bool>,
 }
 
 impl Server {
-    fn new(options: &ConsumeOptions, listener: TcpListener, store: Store) -> Server {
+    fn new(
+        options: &ConsumeOptions,
+        listener: TcpListener,
+        store: Store,
+        access: Option<Access>,
+        tls: Option<Arc<Tls>>,
+    ) -> Server {
         let routes = Routes {
             store,
+            access,
             body_limit_bytes: options.body_limit.0,
             body_timeout: options.body_timeout,
             store_timeout: options.store_timeout,
@@ -156,14 +210,15 @@ impl Server {
         let limits = ConnectionLimits {
             header_limit_bytes: options.header_limit.0,
             header_timeout: options.header_timeout,
+            response_timeout: options.response_timeout,
             idle_timeout: options.idle_timeout,
         };
         Server {
             listener,
             routes: Arc::new(routes),
+            tls,
             limits,
-            admitted: Arc::new(Semaphore::new(options.max_connections)),
-            refused: Arc::new(Semaphore::new(REFUSED_CONNECTIONS)),
+            admission: Admission::new(options.max_connections, options.max_connections_per_address),
             connections: JoinSet::new(),
             drain: watch::Sender::new(false),
         }
@@ -175,9 +230,10 @@ impl Server {
             let accepted = self.listener.accept().await;
             while self.connections.try_join_next().is_some() {}
             match accepted {
-                Ok((stream, _)) => {
-                    let (permit, admitted) = self.admit().await;
-                    self.spawn(stream, permit, admitted);
+                Ok((stream, peer)) => {
+                    if let Some(place) = self.admission.admit(peer.ip()).await {
+                        self.spawn(stream, peer.ip(), place);
+                    }
                 }
                 // The connection is gone already, or there are no more file descriptors.
                 Err(error) => {
@@ -188,23 +244,20 @@ impl Server {
         }
     }
 
-    /// A place for a connection: among those that are served, or else among those that are refused.
-    async fn admit(&self) -> (OwnedSemaphorePermit, bool) {
-        if let Ok(permit) = Arc::clone(&self.admitted).try_acquire_owned() {
-            return (permit, true);
-        }
-        let refused = Arc::clone(&self.refused).acquire_owned();
-        (refused.await.expect("the semaphore is never closed"), false)
-    }
-
-    fn spawn(&mut self, stream: TcpStream, permit: OwnedSemaphorePermit, admitted: bool) {
+    fn spawn(&mut self, stream: TcpStream, peer: IpAddr, place: Place) {
         // Without it a response could wait for the client's acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
-        let routes = Arc::clone(&self.routes);
-        let (limits, drain) = (self.limits, self.drain.subscribe());
+        let connection = Connection {
+            peer,
+            admitted: place.is_admitted(),
+            routes: Arc::clone(&self.routes),
+            limits: self.limits,
+            drain: self.drain.subscribe(),
+        };
+        let tls = self.tls.as_ref().map(|tls| tls.acceptor());
         self.connections.spawn(async move {
-            connection::serve(stream, routes, limits, admitted, drain).await;
-            drop(permit);
+            connection.serve(stream, tls).await;
+            drop(place);
         });
     }
 

@@ -10,7 +10,7 @@ use crate::store::AppendError;
 use crate::store::backend::StoreError;
 
 /// How long a client waits before it tries again, in seconds.
-const RETRY_AFTER_SECONDS: &str = "1";
+const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// A refusal: its status, what is wrong, and the headers that go with it.
 #[derive(Debug)]
@@ -18,26 +18,28 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     errors: Vec<MemberError>,
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl Problem {
     /// A problem with a sentence of detail, which never shows internals.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
-        let retry = status == StatusCode::SERVICE_UNAVAILABLE;
-        let header = retry.then_some((RETRY_AFTER, RETRY_AFTER_SECONDS));
-        Problem { status, detail: detail.into(), errors: Vec::new(), header }
+        let problem = Problem { status, detail: detail.into(), errors: Vec::new(), header: None };
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            return problem.with_header(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        problem
     }
 
     /// 405, with the methods that there are.
     pub fn method_not_allowed(allowed: &'static str) -> Problem {
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("expected one of {allowed}"));
-        Problem { header: Some((ALLOW, allowed)), ..problem }
+        problem.with_header(ALLOW, HeaderValue::from_static(allowed))
     }
 
     /// The same, with a header.
-    pub fn with_header(self, name: HeaderName, value: &'static str) -> Problem {
-        Problem { header: Some((name, value)), ..self }
+    pub fn with_header(self, name: HeaderName, value: HeaderValue) -> Problem {
+        Problem { header: Some(Box::new((name, value))), ..self }
     }
 
     /// The response that tells it.
@@ -53,8 +55,8 @@ impl Problem {
         let mut response = json_response(self.status, body);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some((name, value)) = self.header {
-            headers.insert(name, HeaderValue::from_static(value));
+        if let Some((name, value)) = self.header.map(|header| *header) {
+            headers.insert(name, value);
         }
         response
     }
@@ -107,7 +109,7 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Full(_) => {
                 Problem::new(StatusCode::INSUFFICIENT_STORAGE, "the store has no space left: not stored")
-                    .with_header(RETRY_AFTER, RETRY_AFTER_SECONDS)
+                    .with_header(RETRY_AFTER, RETRY_AFTER_SECONDS.into())
             }
             StoreError::Refused(_) => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store refuses this request")

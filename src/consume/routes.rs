@@ -1,8 +1,8 @@
 //! From a request to its response.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use http_body_util::Full;
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION};
 use hyper::http::request::Parts;
@@ -12,18 +12,21 @@ use tokio::time::timeout;
 
 use super::listing;
 use super::problem::Problem;
-use super::upload;
+use super::{token, upload};
+use crate::auth::{Access, Issuer};
 use crate::core::timestamp::Timestamp;
 use crate::store::backend::{Append, Outcome};
-use crate::store::{AppendError, Store};
+use crate::store::{AppendError, Reservation, Store};
 
 /// A response whose body is in memory.
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Bytes>;
 
 /// What answering a request takes.
 pub struct Routes {
     /// Where events go and come from.
     pub store: Store,
+    /// Who may come in; everyone where there is none.
+    pub access: Option<Access>,
     /// The largest body, in bytes.
     pub body_limit_bytes: usize,
     /// How long a client may take to send a body.
@@ -33,11 +36,11 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Answers a request; `draining` says whether the service is about to stop.
-    pub async fn answer(&self, request: Request<Incoming>, draining: bool) -> Answer {
+    /// Answers a request of a client; `draining` says whether the service is about to stop.
+    pub async fn answer(&self, request: Request<Incoming>, client: IpAddr, draining: bool) -> Answer {
         let (head, body) = request.into_parts();
         let mut unread = Some(body);
-        let answer = self.route(head, &mut unread, draining).await;
+        let answer = self.route(head, &mut unread, client, draining).await;
         let mut answer = answer.unwrap_or_else(Problem::into_response);
         if unread.is_some_and(|body| !body.is_end_stream()) {
             // What is left of the body must not be taken for the next request.
@@ -51,25 +54,71 @@ impl Routes {
         &self,
         head: Parts,
         unread: &mut Option<Incoming>,
+        client: IpAddr,
         draining: bool,
     ) -> Result<Answer, Problem> {
         check_host(&head)?;
         let path = head.uri.path();
         let path = path.strip_suffix('/').unwrap_or(path);
         let reads = matches!(head.method, Method::GET | Method::HEAD);
+        // These three alone ask for no token.
+        match (path, self.access.as_ref().and_then(Access::issuer)) {
+            ("/token", Some(issuer)) if head.method == Method::POST => {
+                return self.give_tokens(issuer, &head, unread, client).await;
+            }
+            ("/token", Some(_)) => return Err(Problem::method_not_allowed("POST")),
+            ("/health", _) if reads => return Ok(health()),
+            ("/ready", _) if reads => return self.ready(draining).await,
+            ("/health" | "/ready", _) => return Err(Problem::method_not_allowed("GET, HEAD")),
+            _ => {}
+        }
+        if let Some(access) = &self.access {
+            access.check(&head.headers)?;
+        }
         match path {
             "/event" if head.method == Method::POST => self.store_events(head, unread).await,
-            "/event" if reads => listing::list_events(&self.store, &head).await,
+            "/event" if reads => self.in_time(listing::list_events(&self.store, &head)).await,
             "/event" => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-            "/health" if reads => Ok(health()),
-            "/ready" if reads => self.ready(draining).await,
-            "/health" | "/ready" => Err(Problem::method_not_allowed("GET, HEAD")),
             _ => match path.strip_prefix("/event/").map(id_of) {
-                Some(Some(id)) if reads => listing::show_event(&self.store, id).await,
+                Some(Some(id)) if reads => self.in_time(listing::show_event(&self.store, id)).await,
                 Some(Some(_)) => Err(Problem::method_not_allowed("GET, HEAD")),
                 _ => Err(Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")),
             },
         }
+    }
+
+    async fn in_time(
+        &self,
+        reading: impl Future<Output = Result<Answer, Problem>>,
+    ) -> Result<Answer, Problem> {
+        timeout(self.store_timeout, reading).await.unwrap_or_else(|_| {
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store did not answer in time"))
+        })
+    }
+
+    async fn give_tokens(
+        &self,
+        issuer: &Issuer,
+        head: &Parts,
+        unread: &mut Option<Incoming>,
+        client: IpAddr,
+    ) -> Result<Answer, Problem> {
+        token::check_form(&head.headers)?;
+        let (form, _reservation) = self.read(unread, token::FORM_LIMIT_BYTES).await?;
+        timeout(self.store_timeout, token::answer(issuer, &head.headers, &form, client)).await.unwrap_or_else(
+            |_| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the login was not checked in time")),
+        )
+    }
+
+    async fn read(
+        &self,
+        unread: &mut Option<Incoming>,
+        limit_bytes: usize,
+    ) -> Result<(Bytes, Reservation), Problem> {
+        let reading = upload::read(unread, &self.store, limit_bytes);
+        timeout(self.body_timeout, reading).await.unwrap_or_else(|_| {
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time: not stored"))
+        })
     }
 
     async fn store_events(&self, head: Parts, unread: &mut Option<Incoming>) -> Result<Answer, Problem> {
@@ -77,10 +126,7 @@ impl Routes {
         let key = upload::key_of(&head.headers)?;
         // The head is a view of the buffer that hyper reads into, which can be used again without it.
         drop(head);
-        let reading = upload::read(unread, &self.store, self.body_limit_bytes);
-        let (body, reservation) = timeout(self.body_timeout, reading).await.map_err(|_| {
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time: not stored")
-        })??;
+        let (body, reservation) = self.read(unread, self.body_limit_bytes).await?;
         let (events, list) = format.parse(&body)?;
         let key = key.map(|key| upload::idempotency_key(key, &body));
         drop(body);
@@ -112,16 +158,18 @@ impl Routes {
 
 /// A response with a body of JSON.
 pub fn json_response(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// RFC 9112, section 3.2: a request without exactly one `Host` is answered 400; hyper does not insist.
+/// HTTP/2 has it in the URI (RFC 9113, section 8.3.1).
 fn check_host(head: &Parts) -> Result<(), Problem> {
     let hosts = head.headers.get_all(HOST).iter().count();
-    if hosts == 1 || hosts == 0 && head.version < Version::HTTP_11 {
+    let in_uri = head.version >= Version::HTTP_2 && head.uri.authority().is_some();
+    if hosts == 1 || hosts == 0 && (in_uri || head.version < Version::HTTP_11) {
         return Ok(());
     }
     Err(Problem::new(StatusCode::BAD_REQUEST, "expected exactly one Host header"))
@@ -149,7 +197,8 @@ fn health() -> Answer {
     uncached(json_response(StatusCode::OK, body))
 }
 
-fn uncached(mut response: Answer) -> Answer {
+/// The same, never to be kept by a cache.
+pub fn uncached(mut response: Answer) -> Answer {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -3,7 +3,7 @@
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
@@ -33,7 +33,7 @@ impl Format {
         if headers.contains_key(CONTENT_ENCODING) {
             let problem =
                 Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted");
-            return Err(problem.with_header(ACCEPT_ENCODING, "identity"));
+            return Err(problem.with_header(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
         }
         let Some(content_type) = headers.get(CONTENT_TYPE) else { return Ok(Format::Json) };
         let content_type = content_type.to_str().unwrap_or_default();
@@ -111,7 +111,10 @@ pub async fn read(
         return Err(too_large());
     }
     let mut reservation = store.reserve(reserved).ok_or_else(Problem::overloaded)?;
-    let mut chunks: Vec<Bytes> = Vec::new();
+    // Most bodies come in one piece. Those that do not are copied, for a piece of a few bytes can hold on to
+    // a whole buffer.
+    let mut first = Bytes::new();
+    let mut joined: Vec<u8> = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         let cut_off =
@@ -127,9 +130,17 @@ pub async fn read(
             }
             reserved = length;
         }
-        chunks.push(chunk);
+        if first.is_empty() {
+            first = chunk;
+        } else {
+            if joined.is_empty() {
+                joined.reserve(reserved);
+                joined.extend_from_slice(&first);
+            }
+            joined.extend_from_slice(&chunk);
+        }
     }
     *unread = None;
-    let body = if chunks.len() == 1 { chunks.swap_remove(0) } else { chunks.concat().into() };
+    let body = if joined.is_empty() { first } else { joined.into() };
     Ok((body, reservation))
 }

@@ -1,6 +1,7 @@
 //! `eventctl propagate`: sends events when they are due, whatever becomes of those before them.
 
 mod clock;
+mod login;
 mod report;
 mod sender;
 mod source;
@@ -13,11 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use self::clock::Clock;
+use self::login::Authorization;
 use self::report::{Report, Reporter};
 use self::sender::Sender;
 use self::source::{Next, Outgoing, Source};
+use crate::auth::client::FetchError;
 use crate::cli::PropagateOptions;
 use crate::core::hint::hinted;
 use crate::core::schedule::Schedule;
@@ -39,7 +43,7 @@ pub enum Completion {
 ///
 /// # Errors
 /// The events cannot be read, the receiver is not healthy, or nothing can be written.
-pub fn run(options: &PropagateOptions) -> anyhow::Result<Completion> {
+pub fn run(options: PropagateOptions) -> anyhow::Result<Completion> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -50,16 +54,19 @@ pub fn run(options: &PropagateOptions) -> anyhow::Result<Completion> {
     completion
 }
 
-async fn propagate(options: &PropagateOptions) -> anyhow::Result<Completion> {
+async fn propagate(mut options: PropagateOptions) -> anyhow::Result<Completion> {
     let mut source = Source::open(&options.file, options.order, options.seed)?;
     if options.dry_run {
         print_events(&mut source, options.count).await?;
         return Ok(Completion::Complete);
     }
     let mut shutdown = Shutdown::listen()?;
+    let http = login::http_client(&options)?;
+    let authorization = Authorization::new(&mut options, &http)?;
+    let options = &options;
     let (reports, reporter) = Reporter::start(options)?;
     let (tell_hurry, hurry) = watch::channel(false);
-    let sender = Sender::new(options, reports.clone(), hurry);
+    let sender = Sender::new(options, http, authorization.clone(), reports.clone(), hurry);
     if let Some(health) = &options.health {
         tokio::select! {
             healthy = sender.probe(health) => healthy.map_err(|problem| {
@@ -69,6 +76,13 @@ async fn propagate(options: &PropagateOptions) -> anyhow::Result<Completion> {
             () = shutdown.requested() => return Ok(Completion::Complete),
         }
     }
+    tokio::select! {
+        logged_in = log_in(&authorization, options.retries) => logged_in?,
+        () = shutdown.requested() => return Ok(Completion::Complete),
+    }
+    // Ends with this function, when nothing is sent any more.
+    let mut renewal = JoinSet::new();
+    renewal.spawn(async move { authorization.keep_fresh().await });
     let mut run = Run::new(options, source, sender, reports.clone())?;
     let end = options.duration.map(|duration| run.started + duration);
     let ending = tokio::select! {
@@ -89,6 +103,28 @@ async fn propagate(options: &PropagateOptions) -> anyhow::Result<Completion> {
     };
     let summary = summary.context("cannot report")?;
     Ok(if summary.is_complete() { Completion::Complete } else { Completion::Incomplete })
+}
+
+/// Fetches the first token, where tokens are fetched, and tries again where that may help.
+async fn log_in(authorization: &Authorization, retries: u32) -> anyhow::Result<()> {
+    let mut retry = 0;
+    loop {
+        let (reason, hint) = match authorization.log_in().await {
+            Ok(()) => return Ok(()),
+            Err(FetchError::Refused(reason)) => {
+                (reason, "check --username, its password, --token-url and --grant")
+            }
+            Err(FetchError::Transient(reason)) if retry == retries => {
+                (reason, "start the server that gives tokens, or name it with --token-url")
+            }
+            Err(FetchError::Transient(_)) => {
+                retry += 1;
+                sleep(sender::BACKOFF.wait(retry, &mut fastrand::Rng::new())).await;
+                continue;
+            }
+        };
+        return Err(hinted(format!("cannot fetch a token: {reason}"), hint));
+    }
 }
 
 /// Prints the events that a run would send first: as many as it would, or each of the file once.

@@ -3,42 +3,39 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::{Body, Bytes};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{
+    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
 use hyper::{Method, Request, StatusCode, Uri};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::fmt::rfc2822;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::login::Authorization;
 use super::report::{Attempt, Fate, Report};
 use super::source::Outgoing;
+use crate::auth::client::FetchError;
 use crate::cli::{Endpoint, PropagateOptions};
+use crate::client::HttpClient;
 use crate::core::backoff::Backoff;
 
 /// Waits between retries, unless the receiver asks for longer ones.
-const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10) };
+pub const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10) };
 
 /// The longest wait that a receiver can ask for with `Retry-After`.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 
-/// How much of a response's body is read, in bytes; the connection of a longer one is given up.
-const RESPONSE_LIMIT_BYTES: usize = 256 << 10;
-
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-type RequestBody = http_body_util::Either<Full<Bytes>, Empty<Bytes>>;
 
 /// Delivers events to one endpoint.
 pub struct Sender {
-    client: Client<HttpConnector, RequestBody>,
+    http: HttpClient,
+    authorization: Authorization,
     endpoint: Uri,
     headers: HeaderMap,
-    timeout: Duration,
     retries: u32,
     reports: mpsc::Sender<Report>,
     hurry: watch::Receiver<bool>,
@@ -48,27 +45,24 @@ pub struct Sender {
 struct Answer {
     status: Result<StatusCode, String>,
     retry_after: Option<Duration>,
+    /// The token that the request had, if tokens are fetched.
+    token_generation: u64,
 }
 
 impl Sender {
     /// A sender that reports every attempt, and gives up what it has when told to hurry.
     pub fn new(
         options: &PropagateOptions,
+        http: HttpClient,
+        authorization: Authorization,
         reports: mpsc::Sender<Report>,
         hurry: watch::Receiver<bool>,
     ) -> Sender {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(options.timeout));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(options.max_in_flight)
-            .pool_timer(TokioTimer::new())
-            .build(connector);
         Sender {
-            client,
+            http,
+            authorization,
             endpoint: options.endpoint.0.clone(),
             headers: headers_of(options),
-            timeout: options.timeout,
             retries: options.retries,
             reports,
             hurry,
@@ -80,28 +74,29 @@ impl Sender {
         let mut hurry = self.hurry.clone();
         let key = Uuid::now_v7().to_string();
         let jitter = scheduled.elapsed();
+        let mut token_renewed = false;
         for retry in 0.. {
             let sent = Instant::now();
             let answer = tokio::select! {
                 answer = self.post(&event, &key) => answer,
                 () = told(&mut hurry) => return self.report(Report::GivenUp(event)).await,
             };
-            let fate = self.fate_of(&answer.status, retry);
-            let retry_after = answer.retry_after.unwrap_or_default();
+            let (latency, latency_from_schedule) = (sent.elapsed(), scheduled.elapsed());
+            let verdict = tokio::select! {
+                verdict = self.judge(&answer, retry, &mut token_renewed) => verdict,
+                () = told(&mut hurry) => return self.report(Report::GivenUp(event)).await,
+            };
             let attempt = Attempt {
                 event: Arc::clone(&event),
                 jitter,
-                latency: sent.elapsed(),
-                latency_from_schedule: scheduled.elapsed(),
+                latency,
+                latency_from_schedule,
                 status: answer.status.map(|status| status.as_u16()),
                 retry,
-                fate,
+                fate: verdict.ok(),
             };
             self.report(Report::Attempt(attempt)).await;
-            if fate.is_some() {
-                return;
-            }
-            let wait = retry_after + BACKOFF.wait(retry + 1, &mut fastrand::Rng::new());
+            let Err(wait) = verdict else { return };
             tokio::select! {
                 () = sleep(wait) => {}
                 () = told(&mut hurry) => return self.report(Report::GivenUp(event)).await,
@@ -116,7 +111,7 @@ impl Sender {
     pub async fn probe(&self, health: &Endpoint) -> Result<(), String> {
         let mut problem = String::new();
         for retry in 0..=self.retries {
-            let mut request = Request::new(RequestBody::Right(Empty::new()));
+            let mut request = Request::new(Full::default());
             *request.uri_mut() = health.0.clone();
             request.headers_mut().extend(self.headers.clone());
             request.headers_mut().remove(CONTENT_TYPE);
@@ -134,40 +129,48 @@ impl Sender {
 
     async fn post(&self, event: &Outgoing, key: &str) -> Answer {
         let body = Bytes::copy_from_slice(event.body.as_bytes());
-        let mut request = Request::new(RequestBody::Left(Full::new(body)));
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.clone();
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
         headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_str(key).expect("a UUID is visible ASCII"));
-        self.exchange(request).await
+        let (authorization, token_generation) = self.authorization.current();
+        headers.extend(authorization.map(|authorization| (AUTHORIZATION, authorization)));
+        Answer { token_generation, ..self.exchange(request).await }
     }
 
-    async fn exchange(&self, request: Request<RequestBody>) -> Answer {
-        let answer = timeout(self.timeout, self.exchange_without_limit(request)).await;
-        let failed = |error: String| Answer { status: Err(error), retry_after: None };
-        match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => failed(format!("{error:#}")),
-            Err(_) => failed(format!("no response within {}", humantime::format_duration(self.timeout))),
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Answer {
+        let response = self.http.exchange(request).await;
+        let retry_after = response.as_ref().ok().and_then(|response| retry_after_of(response.headers()));
+        let status = response.map(|response| response.status()).map_err(|error| format!("{error:#}"));
+        Answer { status, retry_after, token_generation: 0 }
+    }
+
+    /// The fate that a response decides; or how long to wait before the event is sent again.
+    ///
+    /// A token can be taken back before it runs out: 401 is answered with a new one, once.
+    async fn judge(&self, answer: &Answer, retry: u32, token_renewed: &mut bool) -> Result<Fate, Duration> {
+        match (&answer.status, &self.authorization) {
+            (Ok(status), _) if status.is_success() => return Ok(Fate::Delivered),
+            (Ok(StatusCode::UNAUTHORIZED), Authorization::Fetched(keeper)) if !*token_renewed => {
+                match keeper.replace(answer.token_generation).await {
+                    Ok(()) => {
+                        *token_renewed = true;
+                        return Err(Duration::ZERO);
+                    }
+                    Err(FetchError::Refused(_)) => return Ok(Fate::Rejected),
+                    Err(FetchError::Transient(_)) => {}
+                }
+            }
+            (Ok(status), _) if !is_transient(*status) => return Ok(Fate::Rejected),
+            _ => {}
         }
-    }
-
-    async fn exchange_without_limit(&self, request: Request<RequestBody>) -> anyhow::Result<Answer> {
-        let response = self.client.request(request).await?;
-        let (head, body) = response.into_parts();
-        read_to_end(body).await?;
-        Ok(Answer { status: Ok(head.status), retry_after: retry_after_of(&head.headers) })
-    }
-
-    /// What a response decides; nothing where the event is to be sent again.
-    fn fate_of(&self, status: &Result<StatusCode, String>, retry: u32) -> Option<Fate> {
-        match status {
-            Ok(status) if status.is_success() => Some(Fate::Delivered),
-            Ok(status) if !is_transient(*status) => Some(Fate::Rejected),
-            _ if retry < self.retries => None,
-            _ => Some(Fate::Undelivered),
+        if retry >= self.retries {
+            return Ok(Fate::Undelivered);
         }
+        let backoff = BACKOFF.wait(retry + 1, &mut fastrand::Rng::new());
+        Err(answer.retry_after.unwrap_or_default() + backoff)
     }
 
     async fn report(&self, report: Report) {
@@ -199,18 +202,6 @@ fn is_transient(status: StatusCode) -> bool {
     let transient =
         [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status);
     transient || status.is_server_error()
-}
-
-/// Reads a body so that its connection can be used again, unless it is too long.
-async fn read_to_end(mut body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin) -> anyhow::Result<()> {
-    let mut length = 0;
-    while let Some(frame) = body.frame().await {
-        length += frame?.data_ref().map_or(0, Bytes::len);
-        if length > RESPONSE_LIMIT_BYTES {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// RFC 9110, section 10.2.3: a number of seconds, or a date.

@@ -22,6 +22,31 @@ pub trait Backend: Send {
     /// Why it does not.
     fn probe(&mut self) -> Result<(), StoreError>;
 
+    /// The key that signs access tokens: the one that the store has, or else the candidate, which the store
+    /// has from then on.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn signing_key(&mut self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError>;
+
+    /// Keeps the first refresh token of a family, and forgets all tokens that have expired.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    fn add_refresh_token(&mut self, token: &RefreshToken, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Exchanges a refresh token for its successor (its digest, and when it expires). A token that had been
+    /// exchanged before is known to two parties, one of whom has stolen it: its whole family is revoked.
+    ///
+    /// # Errors
+    /// Why nothing has changed.
+    fn rotate_refresh_token(
+        &mut self,
+        digest: [u8; 32],
+        successor: ([u8; 32], Timestamp),
+        now: Timestamp,
+    ) -> Result<Rotation, StoreError>;
+
     /// Starts afresh after an error, relying on nothing that was not synced before it.
     ///
     /// # Errors
@@ -72,6 +97,33 @@ pub enum Outcome {
     },
     /// The key stands for another body; nothing was stored.
     KeyReused,
+}
+
+/// A refresh token (RFC 6749, section 1.5) as a store keeps it.
+#[derive(Debug, Clone)]
+pub struct RefreshToken {
+    /// SHA-256 of the token.
+    pub digest: [u8; 32],
+    /// What all tokens that stem from one login have in common.
+    pub family: [u8; 16],
+    /// Who logged in.
+    pub subject: String,
+    /// When it can no longer be exchanged.
+    pub expires_at: Timestamp,
+}
+
+/// What became of a refresh token that was presented.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rotation {
+    /// Its successor has taken its place.
+    Rotated {
+        /// Who logged in.
+        subject: String,
+    },
+    /// It had been exchanged before; its family is revoked.
+    Reused,
+    /// It was never given, has expired or was revoked.
+    Unknown,
 }
 
 /// A page of events.

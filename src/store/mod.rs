@@ -5,6 +5,7 @@ mod location;
 mod sqlite;
 mod writer;
 
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,6 +48,15 @@ pub enum AppendError {
     Overloaded,
     /// What the store said.
     Store(StoreError),
+}
+
+impl fmt::Display for AppendError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AppendError::Overloaded => formatter.write_str("too much waits for the store"),
+            AppendError::Store(error) => error.fmt(formatter),
+        }
+    }
 }
 
 /// Prepares the store at a location: makes it where there is none, upgrades it where it is older.
@@ -128,8 +138,28 @@ impl Store {
     /// # Errors
     /// Why not.
     pub async fn ready(&self) -> Result<(), AppendError> {
-        let Some(answer) = self.queue.probe()? else { return Ok(()) };
-        answer.await.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
+        if self.queue.is_proved()? { Ok(()) } else { self.write(|backend| backend.probe()).await }
+    }
+
+    /// Runs a write that is not an append on the writer's thread, behind the appends that wait there.
+    ///
+    /// # Errors
+    /// Why there is no result.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, AppendError> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.push_write(Box::new(|backend| {
+            let written = backend.and_then(write);
+            let failure = match &written {
+                Ok(_) | Err(StoreError::Refused(_)) => Ok(()),
+                Err(failure) => Err(failure.clone()),
+            };
+            let _ = answer.send(written);
+            failure
+        }))?;
+        answered.await.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
     }
 
     /// Runs a read on a connection of its own. The result stays within its reservation while it is in use.

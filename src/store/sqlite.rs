@@ -1,5 +1,7 @@
 //! The embedded store: one SQLite file in WAL mode, synced at every commit.
 
+mod tokens;
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -12,7 +14,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
-use super::backend::{Append, Backend, Outcome, Page, Reader, StoreError};
+use super::backend::{Append, Backend, Outcome, Page, Reader, RefreshToken, Rotation, StoreError};
 use crate::core::event::{Event, StoredEvent};
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -22,7 +24,7 @@ use crate::core::timestamp::Timestamp;
 const APPLICATION_ID: i32 = 0x4556_4E54;
 
 /// The schemas, in order; a file's `user_version` says how many it has.
-const SCHEMAS: [&str; 1] = [include_str!("schema/sqlite-1.sql")];
+const SCHEMAS: [&str; 2] = [include_str!("schema/sqlite-1.sql"), include_str!("schema/sqlite-2.sql")];
 
 /// How long to wait for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -198,6 +200,28 @@ impl Backend for SqliteBackend {
         // Setting the version to what it is writes a page and syncs it.
         self.connection.pragma_update(None, "user_version", SCHEMAS.len())?;
         self.check_files()
+    }
+
+    fn signing_key(&mut self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        let key = tokens::signing_key(&mut self.connection, candidate)?;
+        self.check_files()?;
+        Ok(key)
+    }
+
+    fn add_refresh_token(&mut self, token: &RefreshToken, now: Timestamp) -> Result<(), StoreError> {
+        tokens::add(&mut self.connection, token, now)?;
+        self.check_files()
+    }
+
+    fn rotate_refresh_token(
+        &mut self,
+        digest: [u8; 32],
+        successor: ([u8; 32], Timestamp),
+        now: Timestamp,
+    ) -> Result<Rotation, StoreError> {
+        let rotation = tokens::rotate(&mut self.connection, digest, successor, now)?;
+        self.check_files()?;
+        Ok(rotation)
     }
 
     /// Opens the file anew and copies the whole log into the database before anything is appended.

@@ -20,7 +20,14 @@ const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
 /// A commit this recent proves that the store takes writes.
 const PROOF_LIFETIME: Duration = Duration::from_secs(1);
 
+/// Writes other than appends that may wait at once.
+const WRITE_LIMIT: usize = 64;
+
 type Answer<T> = Result<T, StoreError>;
+
+/// A write other than an append. It tells its own caller what became of it, and the writer whether the
+/// store has failed; it is told so itself where there is no store to write to.
+pub type Write = Box<dyn FnOnce(Result<&mut dyn Backend, StoreError>) -> Answer<()> + Send>;
 
 /// What waits for the writer.
 pub struct Queue {
@@ -42,11 +49,11 @@ struct State {
     writer_sleeps: bool,
 }
 
-/// What one commit settles.
+/// What the writer does next: the appends in one commit, then the writes.
 #[derive(Default)]
 struct Work {
     appends: Vec<PendingAppend>,
-    probes: Vec<oneshot::Sender<Answer<()>>>,
+    writes: Vec<Write>,
 }
 
 struct PendingAppend {
@@ -122,23 +129,31 @@ impl Queue {
         Ok(state.work.appends.len() == 1)
     }
 
-    /// Asks the writer to prove that the store takes writes; none where a recent commit has proved it.
-    pub fn probe(&self) -> Result<Option<oneshot::Receiver<Answer<()>>>, AppendError> {
+    /// Queues a write that is not an append.
+    pub fn push_write(&self, write: Write) -> Result<(), AppendError> {
         let mut state = self.lock();
+        if let Some(failure) = &state.failure {
+            return Err(AppendError::Store(failure.clone()));
+        }
+        if state.closed || state.work.writes.len() >= WRITE_LIMIT {
+            return Err(AppendError::Overloaded);
+        }
+        state.work.writes.push(write);
+        drop(state);
+        self.offer();
+        Ok(())
+    }
+
+    /// Whether a recent commit has proved that the store takes writes.
+    pub fn is_proved(&self) -> Result<bool, AppendError> {
+        let state = self.lock();
         if let Some(failure) = &state.failure {
             return Err(AppendError::Store(failure.clone()));
         }
         if state.closed || state.events >= self.event_limit {
             return Err(AppendError::Overloaded);
         }
-        if state.last_commit.is_some_and(|commit| commit.elapsed() < PROOF_LIFETIME) {
-            return Ok(None);
-        }
-        let (answer, answered) = oneshot::channel();
-        state.work.probes.push(answer);
-        drop(state);
-        self.offer();
-        Ok(Some(answered))
+        Ok(state.last_commit.is_some_and(|commit| commit.elapsed() < PROOF_LIFETIME))
     }
 
     /// Lets the writer take what is queued.
@@ -163,7 +178,7 @@ impl Queue {
     fn take(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
-            let empty = state.work.appends.is_empty() && state.work.probes.is_empty();
+            let empty = state.work.appends.is_empty() && state.work.writes.is_empty();
             if !empty && (state.offered || state.closed) {
                 state.offered = false;
                 return Some(mem::take(&mut state.work));
@@ -283,10 +298,13 @@ impl WriterThread {
     }
 
     fn settle(&mut self, work: Work) -> Answer<()> {
-        let Work { appends, probes } = work;
-        let settled = if appends.is_empty() { self.backend.probe() } else { self.commit(appends) };
-        for probe in probes {
-            let _ = probe.send(settled.clone());
+        let Work { appends, writes } = work;
+        let mut settled = if appends.is_empty() { Ok(()) } else { self.commit(appends) };
+        for write in writes {
+            settled = match settled {
+                Ok(()) => write(Ok(self.backend.as_mut())),
+                Err(failure) => write(Err(failure)),
+            };
         }
         settled
     }
@@ -320,8 +338,9 @@ impl WriterThread {
 impl Work {
     fn refuse(self, failure: &StoreError) {
         refuse(self.appends, failure);
-        for probe in self.probes {
-            let _ = probe.send(Err(failure.clone()));
+        for write in self.writes {
+            // It says no more than it was told.
+            let _ = write(Err(failure.clone()));
         }
     }
 }

@@ -11,6 +11,9 @@ use tempfile::tempdir;
 
 use crate::util::{Consume, assert_eventctl, eventctl, refusal_of, stored_events, write_file};
 
+/// How many schemas there have been.
+const SCHEMA_VERSION: i64 = 2;
+
 fn init_db(directory: &Path) {
     let mut command = assert_eventctl(directory);
     command.arg("init-db").assert().code(0).stdout("").stderr("prepared events.db\n");
@@ -57,7 +60,7 @@ fn a_store_is_marked_as_ours_with_its_version() {
     init_db(directory.path());
     let connection = Connection::open(directory.path().join("events.db")).unwrap();
     assert_eq!(pragma(&connection, "application_id"), i64::from(u32::from_be_bytes(*b"EVNT")));
-    assert_eq!(pragma(&connection, "user_version"), 1);
+    assert_eq!(pragma(&connection, "user_version"), SCHEMA_VERSION);
     let journal_mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
     assert_eq!(journal_mode, "wal");
 }
@@ -91,7 +94,7 @@ fn a_second_run_changes_nothing() {
     assert_eq!(before, [(1, "message".to_owned(), "kept".to_owned())]);
     assert_eq!(stored_events(&database), before);
     let connection = Connection::open(database).unwrap();
-    assert_eq!(pragma(&connection, "user_version"), 1);
+    assert_eq!(pragma(&connection, "user_version"), SCHEMA_VERSION);
 }
 
 #[test]
@@ -170,6 +173,33 @@ fn a_text_file_is_refused_and_left_alone() {
 }
 
 #[test]
+fn an_older_schema_is_upgraded_with_its_events() {
+    for upgrade in ["init-db", "consume"] {
+        let directory = tempdir().unwrap();
+        let database = directory.path().join("events.db");
+        let connection = Connection::open(&database).unwrap();
+        connection.execute_batch(include_str!("../../src/store/schema/sqlite-1.sql")).unwrap();
+        connection.pragma_update(None, "application_id", i32::from_be_bytes(*b"EVNT")).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        connection.execute("INSERT INTO events VALUES (7, 1, 'message', 'old')", []).unwrap();
+        drop(connection);
+        let (error, hint) = refusal(directory.path(), "tail", "events.db");
+        assert_eq!(error, "cannot read `events.db`: it is not prepared");
+        assert_eq!(hint, "run eventctl init-db --db events.db");
+        if upgrade == "init-db" {
+            init_db(directory.path());
+        }
+        let server = Consume::start(directory.path());
+        server.store("message", "new");
+        let events = stored_events(&database);
+        let payloads: Vec<(i64, &str)> =
+            events.iter().map(|(id, _, payload)| (*id, payload.as_str())).collect();
+        assert_eq!(payloads, [(7, "old"), (8, "new")]);
+        assert_eq!(pragma(&Connection::open(&database).unwrap(), "user_version"), SCHEMA_VERSION);
+    }
+}
+
+#[test]
 fn a_newer_schema_is_refused() {
     let directory = tempdir().unwrap();
     init_db(directory.path());
@@ -177,7 +207,8 @@ fn a_newer_schema_is_refused() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     for subcommand in ["init-db", "consume", "tail"] {
         let (error, hint) = refusal(directory.path(), subcommand, "events.db");
-        assert_eq!(error, "cannot open `events.db`: its schema is version 99, newer than 1", "{subcommand}");
+        let newer = format!("cannot open `events.db`: its schema is version 99, newer than {SCHEMA_VERSION}");
+        assert_eq!(error, newer, "{subcommand}");
         assert_eq!(hint, "use the eventctl that wrote it, or a newer one");
     }
     assert_eq!(pragma(&connection, "user_version"), 99);

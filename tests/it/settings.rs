@@ -209,7 +209,7 @@ fn a_wrong_use_is_two_lines_and_exit_code_2() {
         ),
         (
             &["propagate", "--endpoint", "ftp://host/"],
-            wrong_endpoint("ftp://host/", "`ftp` is not http; "),
+            wrong_endpoint("ftp://host/", "`ftp` is neither http nor https; "),
             "run eventctl propagate --help",
         ),
         (
@@ -495,13 +495,25 @@ fn the_environment_variables_have_the_names_that_the_design_gives_them() {
 #[test]
 fn every_setting_is_read_from_its_environment_variable() {
     // No value of these is wrong before it is used.
-    const ANYTHING: [&str; 4] = ["host", "file", "dead-letter", "config"];
+    const ANYTHING: [&str; 12] = [
+        "host",
+        "file",
+        "dead-letter",
+        "config",
+        "username",
+        "password-file",
+        "signing-key-file",
+        "previous-signing-key-file",
+        "token-file",
+        "cacert",
+        "cert",
+        "key",
+    ];
     let directory = tempdir().unwrap();
     for subcommand in SUBCOMMANDS {
         for entry in help_of(subcommand) {
-            let Some(variable) = entry.variable().filter(|_| !ANYTHING.contains(&entry.long.as_str())) else {
-                continue;
-            };
+            let checked = !entry.long.starts_with("tls-") && !ANYTHING.contains(&entry.long.as_str());
+            let Some(variable) = entry.variable().filter(|_| checked) else { continue };
             let value = if entry.long == "db" { "nothing://" } else { "[" };
             let mut command = eventctl(directory.path());
             let (error, _) = refusal_of(command.arg(subcommand).env(variable, value), 2);
@@ -562,7 +574,9 @@ fn nobody_listens_beyond_this_machine_by_accident() {
         let (error, hint) = refusal_of(command.args(["consume", "--port", "0", "--host", host]), 1);
         assert!(error.starts_with("cannot listen on "), "{error}");
         assert!(error.ends_with(": anyone who reaches it could read and write events"), "{error}");
-        assert_eq!(hint, "listen on 127.0.0.1, or allow it with --insecure-allow-anonymous");
+        let hints = "ask for tokens with --username or --token-file, or for certificates with --tls-client-ca; \
+            or listen on 127.0.0.1; or allow it with --insecure-allow-anonymous";
+        assert_eq!(hint, hints);
     }
     assert!(!directory.path().join("events.db").exists(), "a store was made");
 }

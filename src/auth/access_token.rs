@@ -1,0 +1,158 @@
+//! Access tokens: signed JSON (RFC 7519) of the type `at+jwt` (RFC 9068), by HMAC-SHA-256 and nothing else.
+//!
+//! What a token says of its own algorithm is compared, never followed (RFC 8725, section 3.1).
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use crate::core::timestamp::Timestamp;
+
+/// How long an access token is valid.
+pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
+
+/// The shortest key, in bytes: as long as the hash (RFC 7518, section 3.2).
+pub const KEY_MINIMUM_BYTES: usize = 32;
+
+/// How far the clocks of two servers may be apart, in seconds, for one to accept the other's token.
+const CLOCK_SKEW_SECONDS: i64 = 30;
+
+/// No token of ours is longer, in bytes.
+const TOKEN_LIMIT_BYTES: usize = 2048;
+
+const ALGORITHM: &str = "HS256";
+const TYPE: &str = "at+jwt";
+const ISSUER: &str = "eventctl";
+const AUDIENCE: &str = "eventctl consume";
+
+/// A key that signs and verifies.
+#[derive(Clone)]
+pub struct SigningKey {
+    id: String,
+    mac: Hmac<Sha256>,
+}
+
+impl SigningKey {
+    /// A key of at least [`KEY_MINIMUM_BYTES`]; none where it is shorter.
+    pub fn new(key: &[u8]) -> Option<SigningKey> {
+        if key.len() < KEY_MINIMUM_BYTES {
+            return None;
+        }
+        let mac = Hmac::<Sha256>::new_from_slice(key).ok()?;
+        // The id tells keys apart and says nothing about the key.
+        let id = URL_SAFE_NO_PAD.encode(&mac.clone().chain_update("kid").finalize().into_bytes()[..9]);
+        Some(SigningKey { id, mac })
+    }
+
+    fn sign(&self, text: &str) -> [u8; 32] {
+        self.mac.clone().chain_update(text).finalize().into_bytes().into()
+    }
+
+    fn has_signed(&self, text: &str, signature: &[u8]) -> bool {
+        self.mac.clone().chain_update(text).verify_slice(signature).is_ok()
+    }
+}
+
+/// The key that signs, and the one that did before it.
+#[derive(Clone)]
+pub struct SigningKeys {
+    /// Signs and verifies.
+    pub current: SigningKey,
+    /// Verifies what it has signed.
+    pub previous: Option<SigningKey>,
+}
+
+/// A token is not one of ours, or not valid now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidToken;
+
+/// RFC 7515, section 4.1. Unknown members, such as `jwk` and `crit`, are refused.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header<'a> {
+    alg: &'a str,
+    typ: &'a str,
+    kid: &'a str,
+}
+
+/// RFC 7519, section 4.1; times are seconds since 1970.
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    sub: String,
+    iat: i64,
+    exp: i64,
+    jti: String,
+    #[serde(default, skip_serializing)]
+    nbf: Option<i64>,
+}
+
+impl SigningKeys {
+    /// A token for a subject, valid from now on; `id` is its own.
+    pub fn issue(&self, subject: &str, id: &[u8], now: Timestamp) -> String {
+        let header = Header { alg: ALGORITHM, typ: TYPE, kid: &self.current.id };
+        let iat = seconds(now);
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            sub: subject.to_owned(),
+            iat,
+            exp: iat + ACCESS_TOKEN_LIFETIME.as_secs() as i64,
+            jti: URL_SAFE_NO_PAD.encode(id),
+            nbf: None,
+        };
+        let signed = format!("{}.{}", encode(&header), encode(&claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.current.sign(&signed));
+        format!("{signed}.{signature}")
+    }
+
+    /// Makes sure that a token is ours and valid now; its subject.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<String, InvalidToken> {
+        if token.len() > TOKEN_LIMIT_BYTES {
+            return Err(InvalidToken);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(InvalidToken)?;
+        let (header, claims) = signed.split_once('.').ok_or(InvalidToken)?;
+        let header = decode(header)?;
+        let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| InvalidToken)?;
+        if header.alg != ALGORITHM || header.typ != TYPE {
+            return Err(InvalidToken);
+        }
+        let mut keys = [Some(&self.current), self.previous.as_ref()].into_iter().flatten();
+        let key = keys.find(|key| key.id == header.kid).ok_or(InvalidToken)?;
+        // What is not signed is not looked at.
+        if !key.has_signed(signed, &decode(signature)?) {
+            return Err(InvalidToken);
+        }
+        let claims: Claims = parse(&decode(claims)?)?;
+        let now = seconds(now);
+        let begun = claims.iat.max(claims.nbf.unwrap_or(claims.iat)) <= now + CLOCK_SKEW_SECONDS;
+        let valid = claims.iss == ISSUER && claims.aud == AUDIENCE && begun && now < claims.exp;
+        if valid { Ok(claims.sub) } else { Err(InvalidToken) }
+    }
+}
+
+fn seconds(timestamp: Timestamp) -> i64 {
+    timestamp.as_microseconds().div_euclid(1_000_000)
+}
+
+fn encode(part: &impl Serialize) -> String {
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(part).expect("strings and numbers always serialize"))
+}
+
+fn decode(part: &str) -> Result<Vec<u8>, InvalidToken> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken)
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, InvalidToken> {
+    serde_json::from_slice(json).map_err(|_| InvalidToken)
+}

@@ -1,0 +1,238 @@
+//! The tokens of a client: fetched before they are needed, and kept fresh (RFC 6749, sections 4.3 and 4.4).
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::Full;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, StatusCode, Uri};
+use serde::Deserialize;
+use tokio::sync::{Mutex, watch};
+use tokio::time::sleep;
+
+use super::grant::Credentials;
+use crate::client::HttpClient;
+use crate::core::backoff::Backoff;
+
+/// Waits between tries to renew a token.
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
+
+/// The part of a token's life after which it is renewed, so that there is time for more than one try.
+const RENEWAL_SHARE: f64 = 0.75;
+
+/// The shortest time between two renewals of tokens that hardly live.
+const RENEWAL_MINIMUM: Duration = Duration::from_secs(1);
+
+/// The error codes of RFC 6749, section 5.2: nothing else of what a server says is repeated.
+const ERROR_CODES: [&str; 6] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+];
+
+/// How credentials are shown to a token endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrantType {
+    /// As HTTP Basic.
+    ClientCredentials,
+    /// In the body.
+    Password,
+}
+
+/// Fetches tokens, and has one at hand.
+pub struct TokenKeeper {
+    http: HttpClient,
+    url: Uri,
+    grant_type: GrantType,
+    credentials: Credentials,
+    held: watch::Sender<Held>,
+    /// Held by whoever fetches, with what the last fetch failed with, and when.
+    fetching: Mutex<Option<(Instant, FetchError)>>,
+}
+
+/// A token at hand.
+struct Held {
+    /// The header's value; none before the first token.
+    authorization: Option<HeaderValue>,
+    /// How many tokens there have been.
+    generation: u64,
+    renew_at: Option<Instant>,
+}
+
+/// Why there is no token.
+#[derive(Debug, Clone)]
+pub enum FetchError {
+    /// The server will not give one to these credentials.
+    Refused(String),
+    /// It may the next time.
+    Transient(String),
+}
+
+impl FetchError {
+    /// What is wrong.
+    pub fn reason(&self) -> &str {
+        match self {
+            FetchError::Refused(reason) | FetchError::Transient(reason) => reason,
+        }
+    }
+}
+
+/// RFC 6749, section 5.1.
+#[derive(Deserialize)]
+struct TokenResponse {
+    access_token: String,
+    token_type: String,
+    expires_in: Option<u64>,
+}
+
+/// RFC 6749, section 5.2.
+#[derive(Deserialize)]
+struct ErrorResponse {
+    error: String,
+}
+
+impl TokenKeeper {
+    /// A keeper that has no token yet.
+    pub fn new(http: HttpClient, url: Uri, grant_type: GrantType, credentials: Credentials) -> TokenKeeper {
+        let held = Held { authorization: None, generation: 0, renew_at: None };
+        let held = watch::Sender::new(held);
+        TokenKeeper { http, url, grant_type, credentials, held, fetching: Mutex::new(None) }
+    }
+
+    /// The header's value for the token at hand, and how many tokens there have been.
+    pub fn current(&self) -> (Option<HeaderValue>, u64) {
+        let held = self.held.borrow();
+        (held.authorization.clone(), held.generation)
+    }
+
+    /// Fetches a token in place of the one of this generation, unless someone has by now.
+    ///
+    /// # Errors
+    /// Why there is none. Those who asked during a fetch that failed share its error.
+    pub async fn replace(&self, generation: u64) -> Result<(), FetchError> {
+        let asked = Instant::now();
+        let mut last_failure = self.fetching.lock().await;
+        if self.held.borrow().generation != generation {
+            return Ok(());
+        }
+        if let Some((_, error)) = last_failure.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(error.clone());
+        }
+        match self.fetch().await {
+            Ok(held) => {
+                self.held.send_replace(Held { generation: generation + 1, ..held });
+                *last_failure = None;
+                Ok(())
+            }
+            Err(error) => {
+                // The first token is waited for by someone who says why there is none.
+                if last_failure.is_none() && generation > 0 {
+                    eprintln!("cannot renew the token, and tries again: {}", error.reason());
+                }
+                *last_failure = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Renews tokens before they run out, for as long as it is polled.
+    pub async fn keep_fresh(&self) {
+        let mut changes = self.held.subscribe();
+        let mut failures = 0;
+        loop {
+            let (generation, renew_at) = {
+                let held = changes.borrow_and_update();
+                (held.generation, held.renew_at)
+            };
+            let renewal = async {
+                match renew_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = renewal => {}
+                _ = changes.changed() => continue,
+            }
+            if self.replace(generation).await.is_ok() {
+                failures = 0;
+            } else {
+                failures += 1;
+                sleep(BACKOFF.wait(failures, &mut fastrand::Rng::new())).await;
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<Held, FetchError> {
+        let fetched = Instant::now();
+        let response = self.http.exchange(self.request()).await;
+        let response = response.map_err(|error| FetchError::Transient(format!("{error:#}")))?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            let error = serde_json::from_slice::<ErrorResponse>(response.body()).ok();
+            let code = error.and_then(|error| ERROR_CODES.into_iter().find(|code| *code == error.error));
+            let reason =
+                code.map_or_else(|| format!("status {status}"), |code| format!("status {status}: {code}"));
+            let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            return Err(if transient { FetchError::Transient(reason) } else { FetchError::Refused(reason) });
+        }
+        let unusable = || FetchError::Refused("the response holds no bearer token".to_owned());
+        let token: TokenResponse = serde_json::from_slice(response.body()).map_err(|_| unusable())?;
+        if !token.token_type.eq_ignore_ascii_case("bearer") {
+            return Err(unusable());
+        }
+        let authorization = bearer(&token.access_token).ok_or_else(unusable)?;
+        let renew_at = token.expires_in.map(|seconds| {
+            // No token is kept for more than a day, so that no sum overflows.
+            let lifetime = Duration::from_secs(seconds.min(24 * 3600));
+            fetched + lifetime.mul_f64(RENEWAL_SHARE).max(RENEWAL_MINIMUM)
+        });
+        Ok(Held { authorization: Some(authorization), generation: 0, renew_at })
+    }
+
+    fn request(&self) -> Request<Full<hyper::body::Bytes>> {
+        let Credentials { username, password } = &self.credentials;
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        let authorization = match self.grant_type {
+            GrantType::ClientCredentials => {
+                form.append_pair("grant_type", "client_credentials");
+                Some(basic(username, password.expose()))
+            }
+            GrantType::Password => {
+                form.append_pair("grant_type", "password");
+                form.append_pair("username", username).append_pair("password", password.expose());
+                None
+            }
+        };
+        let mut request = Request::new(Full::from(form.finish()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.url.clone();
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.extend(authorization.map(|authorization| (AUTHORIZATION, authorization)));
+        request
+    }
+}
+
+/// The header's value for a token (RFC 6750, section 2.1); none where it holds what a header cannot.
+pub fn bearer(token: &str) -> Option<HeaderValue> {
+    sensitive(&format!("Bearer {token}")).filter(|_| !token.is_empty())
+}
+
+/// RFC 7617; both parts are form-encoded inside (RFC 6749, section 2.3.1).
+fn basic(username: &str, password: &str) -> HeaderValue {
+    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let credentials = format!("{}:{}", encode(username), encode(password));
+    sensitive(&format!("Basic {}", STANDARD.encode(credentials))).expect("Base64 is ASCII")
+}
+
+fn sensitive(value: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}

@@ -1,0 +1,184 @@
+//! From a request for tokens to the tokens.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::access_token::{ACCESS_TOKEN_LIFETIME, InvalidToken, SigningKeys};
+use super::grant::{Credentials, Grant};
+use super::password::PasswordChecker;
+use super::rate_limit::RateLimit;
+use super::{digest_of, random};
+use crate::core::network::network_of;
+use crate::core::secret::Secret;
+use crate::core::timestamp::Timestamp;
+use crate::store::backend::{Backend, RefreshToken, Rotation, StoreError};
+use crate::store::{AppendError, Store};
+
+/// How long a refresh token can be exchanged.
+const REFRESH_TOKEN_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Gives tokens to whoever knows the password.
+pub struct Issuer {
+    username: String,
+    passwords: PasswordChecker,
+    keys: SigningKeys,
+    store: Store,
+    names: RateLimit<[u8; 32]>,
+    networks: RateLimit<IpAddr>,
+}
+
+/// What a client gets (RFC 6749, section 5.1).
+pub struct Tokens {
+    /// Lets requests in.
+    pub access_token: String,
+    /// How long it does.
+    pub expires_in: Duration,
+    /// Gets new tokens, once. Machines that show their password each time need none (section 4.4.3).
+    pub refresh_token: Option<String>,
+}
+
+/// Why a client gets no tokens.
+#[derive(Debug)]
+pub enum GrantError {
+    /// The request makes no sense.
+    InvalidRequest(&'static str),
+    /// No such grant is known.
+    UnsupportedGrantType,
+    /// There are no scopes.
+    InvalidScope,
+    /// Name or password of HTTP Basic are wrong or missing.
+    InvalidClient,
+    /// Name, password or refresh token are wrong.
+    InvalidGrant(&'static str),
+    /// There were too many wrong attempts: how long to wait.
+    TooManyAttempts(Duration),
+    /// Too many logins are being checked.
+    Busy,
+    /// The store does not do its part.
+    Store(AppendError),
+}
+
+impl Issuer {
+    /// An issuer for one name and password.
+    ///
+    /// # Errors
+    /// The password cannot be hashed.
+    pub fn new(credentials: Credentials, keys: SigningKeys, store: Store) -> anyhow::Result<Issuer> {
+        Ok(Issuer {
+            username: credentials.username.clone(),
+            passwords: PasswordChecker::start(credentials)?,
+            keys,
+            store,
+            names: RateLimit::new(),
+            networks: RateLimit::new(),
+        })
+    }
+
+    /// Makes sure that an access token is valid.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<(), InvalidToken> {
+        self.keys.verify(token, now).map(drop)
+    }
+
+    /// Gives tokens to a client at an address.
+    ///
+    /// # Errors
+    /// Why it gets none.
+    pub async fn grant(&self, grant: Grant, address: IpAddr) -> Result<Tokens, GrantError> {
+        let network = network_of(address);
+        let now = Instant::now();
+        self.networks.take(network, now).map_err(GrantError::TooManyAttempts)?;
+        let granted = match grant {
+            Grant::Password(credentials) => self.log_in(credentials, true, now).await,
+            Grant::ClientCredentials(credentials) => {
+                self.log_in(credentials, false, now).await.map_err(|error| match error {
+                    GrantError::InvalidGrant(_) => GrantError::InvalidClient,
+                    error => error,
+                })
+            }
+            Grant::RefreshToken(token) => self.refresh(&token).await,
+        };
+        if !matches!(granted, Err(GrantError::InvalidGrant(_) | GrantError::InvalidClient)) {
+            self.networks.give_back(network);
+        }
+        granted
+    }
+
+    async fn log_in(
+        &self,
+        credentials: Credentials,
+        with_refresh_token: bool,
+        now: Instant,
+    ) -> Result<Tokens, GrantError> {
+        let name = digest_of(&credentials.username);
+        self.names.take(name, now).map_err(GrantError::TooManyAttempts)?;
+        let checked = self.passwords.check(credentials).await;
+        if !matches!(checked, Ok(false)) {
+            self.names.give_back(name);
+        }
+        if !checked.map_err(|_| GrantError::Busy)? {
+            return Err(GrantError::InvalidGrant("name or password is wrong"));
+        }
+        let refresh_token = if with_refresh_token { Some(self.first_refresh_token().await?) } else { None };
+        self.tokens(refresh_token)
+    }
+
+    async fn first_refresh_token(&self) -> Result<String, GrantError> {
+        let (text, digest) = new_refresh_token()?;
+        let now = Timestamp::now();
+        let token = RefreshToken {
+            digest,
+            family: random().map_err(no_randomness)?,
+            subject: self.username.clone(),
+            expires_at: expiry(now),
+        };
+        let added = self.store.write(move |backend| backend.add_refresh_token(&token, now)).await;
+        added.map_err(GrantError::Store)?;
+        Ok(text)
+    }
+
+    async fn refresh(&self, token: &Secret) -> Result<Tokens, GrantError> {
+        let digest = digest_of(token.expose());
+        let (text, successor) = new_refresh_token()?;
+        let now = Timestamp::now();
+        let rotate = move |backend: &mut dyn Backend| {
+            backend.rotate_refresh_token(digest, (successor, expiry(now)), now)
+        };
+        match self.store.write(rotate).await.map_err(GrantError::Store)? {
+            Rotation::Rotated { subject } if subject == self.username => self.tokens(Some(text)),
+            Rotation::Reused => {
+                eprintln!("a refresh token was used twice: all that stem from the same login are revoked");
+                Err(GrantError::InvalidGrant("the refresh token was used before: log in again"))
+            }
+            Rotation::Rotated { .. } | Rotation::Unknown => {
+                Err(GrantError::InvalidGrant("the refresh token is not valid: log in again"))
+            }
+        }
+    }
+
+    fn tokens(&self, refresh_token: Option<String>) -> Result<Tokens, GrantError> {
+        let id: [u8; 16] = random().map_err(no_randomness)?;
+        let access_token = self.keys.issue(&self.username, &id, Timestamp::now());
+        Ok(Tokens { access_token, expires_in: ACCESS_TOKEN_LIFETIME, refresh_token })
+    }
+}
+
+/// A token of 256 random bits, and its digest.
+fn new_refresh_token() -> Result<(String, [u8; 32]), GrantError> {
+    let text = URL_SAFE_NO_PAD.encode(random::<32>().map_err(no_randomness)?);
+    let digest = digest_of(&text);
+    Ok((text, digest))
+}
+
+fn expiry(now: Timestamp) -> Timestamp {
+    Timestamp::from_microseconds(now.as_microseconds() + REFRESH_TOKEN_LIFETIME.as_micros() as i64)
+}
+
+fn no_randomness(error: anyhow::Error) -> GrantError {
+    GrantError::Store(AppendError::Store(StoreError::Refused(format!("{error:#}"))))
+}

@@ -1,0 +1,114 @@
+//! How often a password may be guessed.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Attempts that may come at once.
+const BURST: u32 = 10;
+
+/// After how long another attempt is earned.
+const INTERVAL: Duration = Duration::from_secs(6);
+
+/// Keys that are remembered, in a table of some hundred KiB.
+const KEY_LIMIT: usize = 4096;
+
+/// Allows each key a burst of attempts, and then one in an interval.
+///
+/// Source: the generic cell rate algorithm (ITU-T I.371), which keeps one instant for each key.
+pub struct RateLimit<K> {
+    /// When a key will have earned back all of its attempts.
+    recovered_at: Mutex<HashMap<K, Instant>>,
+}
+
+impl<K: Copy + Eq + Hash> RateLimit<K> {
+    /// A limit that has seen no attempt.
+    pub fn new() -> RateLimit<K> {
+        RateLimit { recovered_at: Mutex::new(HashMap::new()) }
+    }
+
+    /// Counts an attempt.
+    ///
+    /// # Errors
+    /// There are too many: how long to wait.
+    pub fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
+        let mut table = self.lock();
+        let recovered_at = table.get(&key).copied().unwrap_or(now).max(now) + INTERVAL;
+        let excess = (recovered_at - now).saturating_sub(INTERVAL * BURST);
+        if !excess.is_zero() {
+            return Err(excess);
+        }
+        if table.len() >= KEY_LIMIT && !table.contains_key(&key) {
+            make_room(&mut table, now);
+        }
+        table.insert(key, recovered_at);
+        Ok(())
+    }
+
+    /// Takes back an attempt that was not a guess.
+    pub fn give_back(&self, key: K) {
+        if let Some(recovered_at) = self.lock().get_mut(&key) {
+            *recovered_at -= INTERVAL;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Instant>> {
+        self.recovered_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets who has recovered, or else who is nearest to it.
+fn make_room<K: Copy + Eq + Hash>(table: &mut HashMap<K, Instant>, now: Instant) {
+    table.retain(|_, recovered_at| *recovered_at > now);
+    if table.len() < KEY_LIMIT {
+        return;
+    }
+    let nearest = table.iter().min_by_key(|(_, recovered_at)| **recovered_at).map(|(key, _)| *key);
+    if let Some(key) = nearest {
+        table.remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_allowed_and_then_one_in_an_interval() {
+        let limit = RateLimit::new();
+        let start = Instant::now();
+        for _ in 0..BURST {
+            assert_eq!(limit.take("a", start), Ok(()));
+        }
+        assert_eq!(limit.take("a", start), Err(INTERVAL));
+        assert_eq!(limit.take("b", start), Ok(()));
+        assert_eq!(limit.take("a", start + INTERVAL / 2), Err(INTERVAL / 2));
+        assert_eq!(limit.take("a", start + INTERVAL), Ok(()));
+        assert_eq!(limit.take("a", start + INTERVAL), Err(INTERVAL));
+    }
+
+    #[test]
+    fn what_is_given_back_does_not_count() {
+        let limit = RateLimit::new();
+        let start = Instant::now();
+        for _ in 0..10 * BURST {
+            assert_eq!(limit.take("a", start), Ok(()));
+            limit.give_back("a");
+        }
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_those_who_guess_most() {
+        let limit = RateLimit::new();
+        let start = Instant::now();
+        for _ in 0..BURST {
+            assert_eq!(limit.take(usize::MAX, start), Ok(()));
+        }
+        for key in 0..3 * KEY_LIMIT {
+            assert_eq!(limit.take(key, start), Ok(()));
+        }
+        assert!(limit.lock().len() <= KEY_LIMIT);
+        assert_eq!(limit.take(usize::MAX, start), Err(INTERVAL));
+    }
+}

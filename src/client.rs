@@ -1,0 +1,72 @@
+//! The HTTP client: http and https, HTTP/1.1 and HTTP/2, bounded in time and in what it reads.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes};
+use hyper::{Request, Response};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+use tokio::time::timeout;
+
+/// How much of a response's body is read, in bytes; the connection of a longer one is given up.
+const RESPONSE_LIMIT_BYTES: usize = 256 << 10;
+
+/// Connections that are kept alive, and what bounds them. A clone shares them.
+#[derive(Clone)]
+pub struct HttpClient {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    timeout: Duration,
+}
+
+impl HttpClient {
+    /// A client that keeps so many connections open, and gives a response up after `timeout`.
+    pub fn new(tls: ClientConfig, idle_connections: usize, timeout: Duration) -> HttpClient {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(timeout));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(idle_connections)
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        HttpClient { client, timeout }
+    }
+
+    /// Sends a request and reads the response, of its body no more than 256 KiB. Redirects are not followed.
+    ///
+    /// # Errors
+    /// The connection fails, or the response does not arrive in time.
+    pub async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
+        let exchange = async {
+            let (head, body) = self.client.request(request).await?.into_parts();
+            Ok(Response::from_parts(head, read_to_end(body).await?))
+        };
+        timeout(self.timeout, exchange)
+            .await
+            .unwrap_or_else(|_| bail!("no response within {}", humantime::format_duration(self.timeout)))
+    }
+}
+
+/// Reads a body so that its connection can be used again, unless it is too long.
+async fn read_to_end(
+    mut body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
+) -> anyhow::Result<Bytes> {
+    let mut content: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        content.extend_from_slice(frame?.data_ref().map_or(&[], |data| data));
+        if content.len() > RESPONSE_LIMIT_BYTES {
+            break;
+        }
+    }
+    Ok(content.into())
+}

@@ -1,0 +1,210 @@
+//! The deadlines of an HTTP/1.1 connection.
+//!
+//! hyper has no deadline for a silent connection, an unread response or a closing one. Here one timer
+//! a connection looks at what the connection did last; it is set anew only when it fires, so that a
+//! request costs no timer at all.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connection::{ConnectionLimits, Watched};
+
+/// How long a closing connection is read on, so that a client that still writes sees its answer.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// The most that a closing connection is read on, in bytes.
+const LINGER_BYTES: usize = 16 << 20;
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A head is on its way, or the first one is awaited.
+    Head,
+    /// The routes have the request and deadlines of their own.
+    Answering,
+    /// Nothing is on its way but, at most, a response.
+    Idle,
+    /// The response is sent, and the rest of the request is thrown away.
+    Lingering,
+}
+
+/// What a connection did last, and when.
+pub struct Progress {
+    opened: Instant,
+    phase: AtomicU8,
+    /// Microseconds between the opening and the last progress.
+    at: AtomicU64,
+    /// Microseconds between the opening and the last response.
+    answered_at: AtomicU64,
+    /// Whether the client may still be sending when the connection closes.
+    lingers: AtomicBool,
+}
+
+// Only the connection's own task reads and writes these, so that no ordering is needed.
+impl Progress {
+    /// Of a connection that has just been opened.
+    pub fn new() -> Progress {
+        Progress {
+            opened: Instant::now(),
+            phase: AtomicU8::new(Phase::Head as u8),
+            at: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
+            lingers: AtomicBool::new(false),
+        }
+    }
+
+    fn is_in(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Relaxed) == phase as u8
+    }
+
+    /// Changes the phase, where the time that it began does not matter.
+    fn set(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.set(phase);
+        self.note();
+    }
+
+    fn note(&self) {
+        self.at.store(self.elapsed(), Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// To read a response is progress; it does not give the next head more time.
+    fn wrote(&self) {
+        if !self.is_in(Phase::Head) {
+            self.note();
+        }
+    }
+
+    /// The routes have the request now.
+    pub fn begin(&self) {
+        self.set(Phase::Answering);
+    }
+
+    /// There is a response, after which the connection closes or goes on.
+    pub fn answered(&self, closes: bool) {
+        self.lingers.store(closes, Ordering::Relaxed);
+        self.enter(Phase::Idle);
+        self.answered_at.store(self.at.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+impl Watched for Progress {
+    fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration> {
+        let since =
+            |at: &AtomicU64, limit: Duration| Duration::from_micros(at.load(Ordering::Relaxed)) + limit;
+        let deadline = match self.phase.load(Ordering::Relaxed) {
+            phase if phase == Phase::Answering as u8 => return Some(limits.shortest_timeout()),
+            phase if phase == Phase::Head as u8 => since(&self.at, limits.header_timeout),
+            phase if phase == Phase::Lingering as u8 => since(&self.at, LINGER_TIME),
+            // A response is read, or there is nothing to do; whoever reads makes progress, but not for ever.
+            _ => {
+                let longest = limits.response_timeout.max(limits.idle_timeout);
+                since(&self.at, limits.idle_timeout).min(since(&self.answered_at, longest))
+            }
+        };
+        let left = deadline.checked_sub(self.opened.elapsed())?;
+        // A timer in the phase that follows may have less time than this one.
+        Some(left.min(limits.shortest_timeout()).max(Duration::from_millis(1)))
+    }
+}
+
+/// A stream that notes its progress, and reads on for a while before it closes.
+pub struct Transport<S> {
+    io: TokioIo<S>,
+    progress: Arc<Progress>,
+    lingered: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
+    /// A stream whose progress is noted there.
+    pub fn new(stream: S, progress: Arc<Progress>) -> Transport<S> {
+        Transport { io: TokioIo::new(stream), progress, lingered: 0 }
+    }
+
+    fn stream(&mut self) -> Pin<&mut S> {
+        Pin::new(self.io.inner_mut())
+    }
+
+    /// Throws away what the client still sends, until it has seen the end of the response.
+    ///
+    /// Closing a socket with unread bytes resets it, and a reset can overtake the response.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = [0; 8192];
+        while self.lingered < LINGER_BYTES {
+            let mut read = ReadBuf::new(&mut scratch);
+            ready!(self.stream().poll_read(cx, &mut read))?;
+            match read.filled().len() {
+                0 => break,
+                length => self.lingered += length,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Read for Transport<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buffer));
+        if self.progress.is_in(Phase::Idle) {
+            self.progress.enter(Phase::Head);
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Transport<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes));
+        self.progress.wrote();
+        Poll::Ready(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices));
+        self.progress.wrote();
+        Poll::Ready(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.progress.is_in(Phase::Lingering) {
+            let lingers = self.progress.lingers.load(Ordering::Relaxed) || self.progress.is_in(Phase::Head);
+            ready!(self.stream().poll_shutdown(cx))?;
+            if !lingers {
+                return Poll::Ready(Ok(()));
+            }
+            self.progress.enter(Phase::Lingering);
+        }
+        self.poll_linger(cx)
+    }
+}

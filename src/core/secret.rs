@@ -1,0 +1,153 @@
+//! Passwords, keys and tokens: read from files that nobody else can read, never shown.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::Context;
+use zeroize::Zeroizing;
+
+use super::hint::{Hint, hinted};
+
+/// The largest file that is read as a secret: a key with a long chain of certificates has some KiB.
+const FILE_LIMIT_BYTES: u64 = 256 << 10;
+
+/// A password, a key or a token. `Debug` does not show it, and its memory is wiped when it is dropped.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Reads a secret from a file: all of it but the end of its last line.
+    ///
+    /// # Errors
+    /// The file cannot be read, is empty, or others than its owner have access to it.
+    pub fn read(path: &Path) -> anyhow::Result<Secret> {
+        let text = read_private(path)?;
+        let shown = path.display();
+        let text = std::str::from_utf8(&text).map_err(|_| {
+            hinted(
+                format!("cannot use `{shown}`: it is not UTF-8"),
+                "write the secret as text, such as base64",
+            )
+        })?;
+        let line = text.strip_suffix('\n').unwrap_or(text);
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        line.parse().map_err(|_| {
+            hinted(format!("cannot use `{shown}`: it is empty"), "write the secret into it, and nothing else")
+        })
+    }
+
+    /// The secret of a setting that names a file or, in the environment, holds the secret itself.
+    ///
+    /// # Errors
+    /// Both are given, or the file cannot be used.
+    pub fn choose(file: Option<&Path>, value: Option<&Secret>, flag: &str) -> anyhow::Result<Option<Secret>> {
+        match (file, value) {
+            (Some(_), Some(_)) => {
+                let variable = flag.trim_start_matches('-').trim_end_matches("-file").replace('-', "_");
+                let variable = format!("EVENTCTL_{}", variable.to_ascii_uppercase());
+                let problem = format!("both `{flag}` and `{variable}` are given");
+                Err(hinted(problem, "give one of them"))
+            }
+            (Some(path), None) => Secret::read(path).map(Some),
+            (None, value) => Ok(value.cloned()),
+        }
+    }
+}
+
+impl FromStr for Secret {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Secret, String> {
+        if text.is_empty() {
+            return Err("expected a secret, got nothing".to_owned());
+        }
+        Ok(Secret(Zeroizing::new(text.to_owned())))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[not shown]")
+    }
+}
+
+/// Reads a file that only its owner has access to.
+///
+/// # Errors
+/// The file cannot be read, is too large, or others than its owner have access to it.
+pub fn read_private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let shown = path.display();
+    let mut file = File::open(path)
+        .with_context(|| format!("cannot read `{shown}`"))
+        .hint("check the path, and that this user may read the file")?;
+    check_private(path, &file)?;
+    let mut content = Zeroizing::new(Vec::new());
+    let read = file.by_ref().take(FILE_LIMIT_BYTES + 1).read_to_end(&mut content);
+    let length = read.with_context(|| format!("cannot read `{shown}`"))?;
+    if length as u64 > FILE_LIMIT_BYTES {
+        let problem = format!("cannot use `{shown}`: it is larger than {FILE_LIMIT_BYTES} bytes");
+        return Err(hinted(problem, "name the file that holds the secret"));
+    }
+    Ok(content)
+}
+
+/// Makes sure that neither the group of a file nor others have access to it.
+///
+/// # Errors
+/// They have, with the command that ends it.
+pub fn check_private(path: &Path, file: &File) -> anyhow::Result<()> {
+    let shown = path.display();
+    let metadata = file.metadata().with_context(|| format!("cannot read `{shown}`"))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    // A pipe, as the shell makes of `<(pass show eventctl)`, is nobody's but ours.
+    if metadata.is_file() && mode & 0o077 != 0 {
+        let problem = format!("cannot use `{shown}`: group or others have access to it (mode {mode:04o})");
+        return Err(hinted(problem, format!("run chmod 600 {shown}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let secret: Secret = "s3cret".parse().unwrap();
+        assert_eq!(secret.expose(), "s3cret");
+        assert!(!format!("{secret:?}").contains("s3cret"));
+        assert!("".parse::<Secret>().is_err());
+    }
+
+    #[test]
+    fn a_file_holds_a_secret_and_the_end_of_its_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        let read = |content: &str, mode: u32| {
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            Secret::read(&path)
+        };
+        for (content, expected) in
+            [("s3cret", "s3cret"), ("s3cret\n", "s3cret"), (" a b \r\n", " a b "), ("\n\n", "\n")]
+        {
+            assert_eq!(read(content, 0o600).unwrap().expose(), expected);
+            assert_eq!(read(content, 0o400).unwrap().expose(), expected);
+        }
+        for (content, mode) in
+            [("", 0o600), ("\n", 0o600), ("s3cret", 0o640), ("s3cret", 0o604), ("s3cret", 0o620)]
+        {
+            let error = read(content, mode).unwrap_err().to_string();
+            assert!(error.contains("cannot use") && !error.contains("s3cret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What `propagate` shows to the receiver: a token, if the settings give one or a way to fetch one.
+
+use std::sync::Arc;
+
+use hyper::Uri;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+
+use crate::auth::client::{FetchError, GrantType, TokenKeeper, bearer};
+use crate::auth::grant::Credentials;
+use crate::cli::{ClientTlsOptions, Endpoint, Grant, LoginOptions, PropagateOptions};
+use crate::client::HttpClient;
+use crate::core::hint::hinted;
+use crate::core::secret::Secret;
+use crate::tls::{Identity, Trust, client_config};
+
+/// What goes into the `Authorization` header.
+#[derive(Clone)]
+pub enum Authorization {
+    /// Nothing.
+    None,
+    /// A token that never changes.
+    Fixed(HeaderValue),
+    /// A token that is fetched and renewed.
+    Fetched(Arc<TokenKeeper>),
+}
+
+/// The HTTP client that the settings describe.
+///
+/// # Errors
+/// A certificate or key cannot be used.
+pub fn http_client(options: &PropagateOptions) -> anyhow::Result<HttpClient> {
+    let ClientTlsOptions { cacert, cert, key, insecure_skip_verify } = &options.tls;
+    let trust = match (cacert, insecure_skip_verify) {
+        (_, true) => {
+            eprintln!(
+                "warning: --insecure-skip-verify: whoever stands between here and the receiver can read and change what is sent"
+            );
+            Trust::Anyone
+        }
+        (Some(path), false) => Trust::Authorities(path),
+        (None, false) => Trust::Web,
+    };
+    let identity = match (cert, key) {
+        (Some(certificate), Some(key)) => Some(Identity::read(certificate, key)?),
+        (None, None) => None,
+        (Some(_), None) => return Err(hinted("`--cert` has no private key", "give --key FILE")),
+        (None, Some(_)) => return Err(hinted("`--key` has no certificate", "give --cert FILE")),
+    };
+    Ok(HttpClient::new(client_config(trust, identity)?, options.max_in_flight, options.timeout))
+}
+
+impl Authorization {
+    /// What the settings say; no token is fetched yet.
+    ///
+    /// # Errors
+    /// A secret is missing or cannot be used.
+    pub fn new(options: &mut PropagateOptions, http: &HttpClient) -> anyhow::Result<Authorization> {
+        let endpoint = options.endpoint.clone();
+        let LoginOptions { username, password_file, password, token_url, grant, token_file, token } =
+            &mut options.login;
+        let password = Secret::choose(password_file.as_deref(), password.take().as_ref(), "--password-file")?;
+        let token = Secret::choose(token_file.as_deref(), token.take().as_ref(), "--token-file")?;
+        let authorization = match (username.clone(), password, token) {
+            (None, None, None) => return Ok(Authorization::None),
+            (Some(username), Some(password), None) => {
+                let url = token_url.clone().unwrap_or_else(|| beside(&endpoint, "/token"));
+                warn_of_plain_text(&url);
+                let grant_type = match grant {
+                    Grant::ClientCredentials => GrantType::ClientCredentials,
+                    Grant::Password => GrantType::Password,
+                };
+                let credentials = Credentials { username, password };
+                let keeper = TokenKeeper::new(http.clone(), url.0, grant_type, credentials);
+                Authorization::Fetched(Arc::new(keeper))
+            }
+            (None, None, Some(token)) => {
+                let problem = || hinted("the token holds what no header can", "give it as visible ASCII");
+                Authorization::Fixed(bearer(token.expose()).ok_or_else(problem)?)
+            }
+            (Some(_), None, None) => {
+                let hint = "give --password-file FILE, or set EVENTCTL_PASSWORD";
+                return Err(hinted("`--username` has no password", hint));
+            }
+            (None, Some(_), None) => return Err(hinted("a password has no name", "give --username NAME")),
+            (_, _, Some(_)) => {
+                return Err(hinted("both a token and a name or password are given", "give one of them"));
+            }
+        };
+        if options.header.iter().any(|header| header.name == AUTHORIZATION) {
+            let problem = "`--header` sets Authorization, and so does the token";
+            return Err(hinted(problem, "give one of them"));
+        }
+        warn_of_plain_text(&endpoint);
+        Ok(authorization)
+    }
+
+    /// Fetches the first token, where tokens are fetched.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn log_in(&self) -> Result<(), FetchError> {
+        match self {
+            Authorization::Fetched(keeper) => keeper.replace(0).await,
+            Authorization::None | Authorization::Fixed(_) => Ok(()),
+        }
+    }
+
+    /// The header's value at present, and how many tokens there have been.
+    pub fn current(&self) -> (Option<HeaderValue>, u64) {
+        match self {
+            Authorization::None => (None, 0),
+            Authorization::Fixed(authorization) => (Some(authorization.clone()), 0),
+            Authorization::Fetched(keeper) => keeper.current(),
+        }
+    }
+
+    /// Renews tokens before they run out; never ends.
+    pub async fn keep_fresh(&self) {
+        match self {
+            Authorization::Fetched(keeper) => keeper.keep_fresh().await,
+            Authorization::None | Authorization::Fixed(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// A path at the same server.
+fn beside(endpoint: &Endpoint, path: &'static str) -> Endpoint {
+    let mut parts = endpoint.0.clone().into_parts();
+    parts.path_and_query = Some(hyper::http::uri::PathAndQuery::from_static(path));
+    Endpoint(Uri::from_parts(parts).expect("a scheme, an authority and a path make a URI"))
+}
+
+fn warn_of_plain_text(endpoint: &Endpoint) {
+    let host = endpoint.0.host().unwrap_or_default();
+    let local = host == "localhost" || host.starts_with("127.") || host == "[::1]";
+    if endpoint.0.scheme_str() == Some("http") && !local {
+        eprintln!("warning: passwords and tokens go to {host} unencrypted: give an https URL");
+    }
+}

@@ -1,0 +1,188 @@
+//! TLS for both sides: rustls with ring, certificates and keys from PEM files.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+};
+
+use crate::core::hint::{Hint, hinted};
+use crate::core::secret::read_private;
+
+/// What a server chooses from when a client offers several protocols (RFC 7301), the best first.
+const SERVER_PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// A certificate with those that vouch for it, and its private key.
+pub struct Identity {
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Reads both from PEM files; the key's must be its owner's alone.
+    ///
+    /// # Errors
+    /// A file cannot be read or does not hold what it should.
+    pub fn read(certificates: &Path, key: &Path) -> anyhow::Result<Identity> {
+        let shown = key.display();
+        let certificates = read_certificates(certificates)?;
+        let content = read_private(key)?;
+        let key = PrivateKeyDer::from_pem_slice(&content)
+            .map_err(|error| anyhow::anyhow!("cannot use `{shown}`: {}", pem_problem(&error, "private key")))
+            .hint("name a PEM file with an unencrypted private key (PKCS #8, PKCS #1 or SEC1)")?;
+        Ok(Identity { certificates, key })
+    }
+}
+
+/// What a server needs: its identity, and the authorities whose certificates its clients must have, if any.
+///
+/// # Errors
+/// Key and certificate do not belong together, or cannot be used.
+pub fn server_config(identity: Identity, client_authorities: Option<&Path>) -> anyhow::Result<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .context("cannot set TLS up")?;
+    let builder = match client_authorities {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let roots = Arc::new(read_authorities(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+                .build()
+                .with_context(|| format!("cannot use `{}`", path.display()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(identity.certificates, identity.key)
+        .context("cannot use the certificate with its key")
+        .hint("give the certificate of the server first, and the key that belongs to it")?;
+    config.alpn_protocols = SERVER_PROTOCOLS.map(<[u8]>::to_vec).into();
+    Ok(config)
+}
+
+/// Whom a client trusts.
+#[derive(Debug, Clone, Copy)]
+pub enum Trust<'a> {
+    /// The authorities that browsers trust, as Mozilla lists them.
+    Web,
+    /// The authorities in a PEM file.
+    Authorities(&'a Path),
+    /// Anyone.
+    Anyone,
+}
+
+/// What a client needs: whom it trusts, and its own identity, if it has one.
+///
+/// # Errors
+/// A certificate cannot be read or used.
+pub fn client_config(trust: Trust<'_>, identity: Option<Identity>) -> anyhow::Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .context("cannot set TLS up")?;
+    let builder = match trust {
+        Trust::Web => {
+            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+            builder.with_root_certificates(roots)
+        }
+        Trust::Authorities(path) => builder.with_root_certificates(read_authorities(path)?),
+        Trust::Anyone => {
+            let algorithms = provider().signature_verification_algorithms;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(algorithms)))
+        }
+    };
+    with_identity(builder, identity)
+}
+
+fn with_identity(
+    builder: ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
+    identity: Option<Identity>,
+) -> anyhow::Result<ClientConfig> {
+    let Some(Identity { certificates, key }) = identity else { return Ok(builder.with_no_client_auth()) };
+    builder
+        .with_client_auth_cert(certificates, key)
+        .context("cannot use the certificate with its key")
+        .hint("give the key that belongs to the certificate")
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn read_certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let shown = path.display();
+    let certificates: Result<Vec<_>, pem::Error> =
+        CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect());
+    let hint = "name a PEM file with certificates";
+    let certificates = certificates
+        .map_err(|error| anyhow::anyhow!("cannot use `{shown}`: {}", pem_problem(&error, "certificate")))
+        .hint(hint)?;
+    if certificates.is_empty() {
+        return Err(hinted(format!("cannot use `{shown}`: it holds no certificate"), hint));
+    }
+    Ok(certificates)
+}
+
+fn read_authorities(path: &Path) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots
+            .add(certificate)
+            .with_context(|| format!("cannot use `{}`", path.display()))
+            .hint("name a PEM file with the certificates of authorities")?;
+    }
+    Ok(roots)
+}
+
+fn pem_problem(error: &pem::Error, wanted: &str) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => format!("it holds no {wanted}"),
+        _ => "it is not PEM".to_owned(),
+    }
+}
+
+/// Takes any certificate whose key has signed the handshake.
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
