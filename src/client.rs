@@ -13,6 +13,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use tokio::time::timeout;
 
+use crate::tls::certificate_problem;
+
 /// How much of a response's body is read, in bytes; the connection of a longer one is given up.
 const RESPONSE_LIMIT_BYTES: usize = 256 << 10;
 
@@ -48,7 +50,12 @@ impl HttpClient {
     /// The connection fails, or the response does not arrive in time.
     pub async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
         let exchange = async {
-            let (head, body) = self.client.request(request).await?.into_parts();
+            let response = self.client.request(request).await;
+            let response = response.map_err(|error| match certificate_problem(&error) {
+                Some(problem) => anyhow::anyhow!(problem),
+                None => error.into(),
+            })?;
+            let (head, body) = response.into_parts();
             Ok(Response::from_parts(head, read_to_end(body).await?))
         };
         timeout(self.timeout, exchange)

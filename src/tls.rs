@@ -1,5 +1,7 @@
 //! TLS for both sides: rustls with ring, certificates and keys from PEM files.
 
+use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +12,8 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 
 use crate::core::hint::{Hint, hinted};
@@ -109,6 +112,42 @@ fn with_identity(
         .with_client_auth_cert(certificates, key)
         .context("cannot use the certificate with its key")
         .hint("give the key that belongs to the certificate")
+}
+
+/// What is wrong with the certificate of a server, where an error is about that, with what to do.
+pub fn certificate_problem(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(problem)) = error.downcast_ref() {
+            return Some(plain(problem));
+        }
+        // The source of an io::Error is that of the error inside of it.
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = inside.map(|inside| inside as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    None
+}
+
+fn plain(problem: &CertificateError) -> String {
+    match problem {
+        CertificateError::UnknownIssuer => {
+            "the server's certificate is of an unknown authority: name it with --cacert".to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the server's certificate has expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the server's certificate is not valid yet".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "the server's certificate is for another name than the endpoint's".to_owned()
+        }
+        // Self-signed certificates are often made so.
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "the server's certificate is one of an authority (CA:TRUE), not of a server".to_owned()
+        }
+        problem => format!("the server's certificate is not valid: {problem}"),
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {

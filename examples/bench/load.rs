@@ -1,6 +1,7 @@
 //! Servers as child processes, and the load that they get.
 
 use std::env;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,15 +13,17 @@ use anyhow::{Context, ensure};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 
 use crate::bare;
-use crate::table::median;
+use crate::table::quantile;
 
 /// A server that dies when it is dropped.
 pub struct Server {
@@ -35,8 +38,8 @@ impl Server {
         let mut lines = BufReader::new(child.stderr.take().context("standard error is a pipe")?).lines();
         let address = loop {
             let line = lines.next().context("the server ended without listening")??;
-            if let Some((_, address)) = line.split_once("listening on http://") {
-                break address.parse()?;
+            if let Some((_, url)) = line.split_once("listening on ") {
+                break url.rsplit('/').next().unwrap_or_default().parse()?;
             }
             eprintln!("{line}");
         };
@@ -45,7 +48,13 @@ impl Server {
     }
 
     pub fn consume(database: &Path) -> anyhow::Result<Server> {
-        Server::start(Command::new(eventctl()?).args(["consume", "--port", "0", "--db"]).arg(database))
+        Server::consume_with(&eventctl()?, database, &[])
+    }
+
+    /// Any build of the program, with further arguments.
+    pub fn consume_with(program: &Path, database: &Path, arguments: &[&OsStr]) -> anyhow::Result<Server> {
+        let mut command = Command::new(program);
+        Server::start(command.args(["consume", "--port", "0", "--db"]).arg(database).args(arguments))
     }
 
     pub fn bare() -> anyhow::Result<Server> {
@@ -72,12 +81,16 @@ pub fn eventctl() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// What clients send, over and over.
+/// What clients send, over and over, and how.
 #[derive(Clone)]
 pub struct Load {
     pub body: Bytes,
     /// Whether every request carries an idempotency key of its own.
     pub keyed: bool,
+    /// A header with a token.
+    pub authorization: Option<HeaderValue>,
+    /// What to encrypt with.
+    pub tls: Option<TlsConnector>,
 }
 
 impl Load {
@@ -92,12 +105,12 @@ impl Load {
     pub fn event() -> Load {
         let (event_type, event_payload) = Load::parts();
         let body = json!({"event_type": event_type, "event_payload": event_payload});
-        Load { body: body.to_string().into(), keyed: false }
+        Load { body: body.to_string().into(), keyed: false, authorization: None, tls: None }
     }
 
     pub fn batch(size: usize) -> Load {
         let event = String::from_utf8_lossy(&Load::event().body).into_owned();
-        Load { body: format!("[{}]", vec![event; size].join(",")).into(), keyed: false }
+        Load { body: format!("[{}]", vec![event; size].join(",")).into(), ..Load::event() }
     }
 }
 
@@ -114,7 +127,7 @@ pub fn throughput(
         let load = Arc::new(load.clone());
         let mut clients = JoinSet::new();
         for _ in 0..connections {
-            let client = Client::connect(address).await?;
+            let client = Client::connect(address, &load).await?;
             clients.spawn(client.send_until(Arc::clone(&load), time));
         }
         let started = Instant::now();
@@ -128,9 +141,15 @@ pub fn throughput(
 
 /// The median time from a request to its answer on one connection, in microseconds.
 pub fn latency(address: SocketAddr, load: &Load, time: Duration) -> anyhow::Result<f64> {
+    latency_at(0.5, address, load, time)
+}
+
+/// The time from a request to its answer on one connection that so large a part of them stays within, in
+/// microseconds.
+pub fn latency_at(share: f64, address: SocketAddr, load: &Load, time: Duration) -> anyhow::Result<f64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut client = Client::connect(address).await?;
+        let mut client = Client::connect(address, load).await?;
         let mut times = Vec::new();
         let started = Instant::now();
         while started.elapsed() < time {
@@ -138,7 +157,7 @@ pub fn latency(address: SocketAddr, load: &Load, time: Duration) -> anyhow::Resu
             client.send(load).await?;
             times.push(sent.elapsed().as_secs_f64() * 1e6);
         }
-        Ok(median(&times))
+        Ok(quantile(&times, share))
     })
 }
 
@@ -148,9 +167,16 @@ pub struct Client {
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> anyhow::Result<Client> {
+    pub async fn connect(address: SocketAddr, load: &Load) -> anyhow::Result<Client> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        match &load.tls {
+            None => Client::over(stream).await,
+            Some(tls) => Client::over(tls.connect(address.ip().into(), stream).await?).await,
+        }
+    }
+
+    async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> anyhow::Result<Client> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(Client { sender })
@@ -174,6 +200,7 @@ impl Client {
         let headers = request.headers_mut();
         headers.insert(HOST, HeaderValue::from_static("localhost"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.extend(load.authorization.clone().map(|authorization| (AUTHORIZATION, authorization)));
         if load.keyed {
             headers.insert("idempotency-key", uuid::Uuid::now_v7().to_string().parse()?);
         }

@@ -6,12 +6,14 @@
 //!
 //! Every row is a ratio of two measurements taken in turn, so that a machine whose speed drifts does
 //! not decide it: the median of the pairs counts, and the spread is printed. `EVENTCTL_BENCH_PAIRS`
-//! changes their number (7). Some rows need `wrk` and the `sqlite3` shell on the path.
+//! changes their number (7). Some rows need `wrk` and the `sqlite3` shell on the path; `builds` compares
+//! this build with the one that `EVENTCTL_BENCH_OTHER` names.
 
 mod bare;
 mod ingest;
 mod load;
 mod memory;
+mod network;
 mod reading;
 mod sending;
 mod table;
@@ -30,7 +32,7 @@ fn main() -> anyhow::Result<()> {
     if arguments == [bare::ROLE] {
         return bare::serve();
     }
-    let rows: [(&str, Measure); 7] = [
+    let rows: [(&str, Measure); 11] = [
         ("ingest", ingest::measure_throughput),
         ("latency", ingest::measure_latency),
         ("batches", ingest::measure_batches),
@@ -38,6 +40,10 @@ fn main() -> anyhow::Result<()> {
         ("sending", sending::measure_throughput),
         ("reading", reading::measure),
         ("memory", memory::measure),
+        ("tokens", network::measure_tokens),
+        ("tls", network::measure_tls),
+        ("slow", network::measure_slow_clients),
+        ("builds", network::measure_builds),
     ];
     let unknown = arguments.iter().find(|argument| rows.iter().all(|(name, _)| name != argument));
     if let Some(unknown) = unknown {

@@ -103,7 +103,7 @@ fn page_time(server: &Server, count: i64) -> anyhow::Result<f64> {
     const PLACES: i64 = 200;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut client = Client::connect(server.address).await?;
+        let mut client = Client::connect(server.address, &Load::event()).await?;
         let mut times = Vec::new();
         for place in 0..PLACES {
             let path = format!("/event?limit=100&after={}", place * (count - 100) / PLACES);

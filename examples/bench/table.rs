@@ -31,9 +31,14 @@ pub fn pairs() -> usize {
 }
 
 pub fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// The value that so large a part of the values stays within.
+pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    sorted[((sorted.len() as f64 * share) as usize).min(sorted.len() - 1)]
 }
 
 impl Table {
