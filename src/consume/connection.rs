@@ -151,8 +151,9 @@ impl Connection {
                 // How a client ends its connection is its own affair: there is nobody to tell.
                 _ = connection.as_mut() => return,
                 () = timer.as_mut() => match watched.time_left(&self.limits) {
-                    Some(left) => timer.as_mut().reset(tokio::time::Instant::now() + left),
-                    None => return,
+                    Some(left) if self.admitted => timer.as_mut().reset(tokio::time::Instant::now() + left),
+                    // Who is refused is not to stay, and to take the place of the next who could be told.
+                    _ => return,
                 },
                 _ = drain.changed(), if !asked_to_drain => {
                     asked_to_drain = true;
@@ -163,7 +164,6 @@ impl Connection {
     }
 }
 
-/// HTTP/2 has no such header, and the connection goes on to refuse until it is idle for too long.
 fn refuse() -> Answer {
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections: not stored");
     let mut answer = problem.into_response();

@@ -92,7 +92,9 @@ pub fn idempotency_key(key: String, body: &[u8]) -> IdempotencyKey {
     IdempotencyKey { key, body_digest: Sha256::digest(body).into() }
 }
 
-/// Reads a body within its limit, having set aside the memory that it takes, and takes it out of `unread`.
+/// Reads a body within its limit, setting aside the memory that it takes, and takes it out of `unread`.
+///
+/// Memory is set aside for what has arrived: what is only announced would let a few clients take it all.
 ///
 /// # Errors
 /// 413 above the limit, 503 without room in memory, 400 where the body breaks off.
@@ -106,11 +108,11 @@ pub async fn read(
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     };
     let Some(body) = unread else { return Err(Problem::overloaded()) };
-    let mut reserved = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if reserved > limit_bytes {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit_bytes {
         return Err(too_large());
     }
-    let mut reservation = store.reserve(reserved).ok_or_else(Problem::overloaded)?;
+    let mut reservation = store.reserve();
     // Most bodies come in one piece. Those that do not are copied, for a piece of a few bytes can hold on to
     // a whole buffer.
     let mut first = Bytes::new();
@@ -124,21 +126,18 @@ pub async fn read(
         if length > limit_bytes {
             return Err(too_large());
         }
-        if length > reserved {
-            if !reservation.grow(length - reserved) {
-                return Err(Problem::overloaded());
-            }
-            reserved = length;
+        if !reservation.grow(chunk.len()) {
+            return Err(Problem::overloaded());
         }
         if first.is_empty() {
             first = chunk;
-        } else {
-            if joined.is_empty() {
-                joined.reserve(reserved);
-                joined.extend_from_slice(&first);
-            }
-            joined.extend_from_slice(&chunk);
+            continue;
         }
+        if joined.is_empty() {
+            joined.reserve(announced);
+            joined.extend_from_slice(&first);
+        }
+        joined.extend_from_slice(&chunk);
     }
     *unread = None;
     let body = if joined.is_empty() { first } else { joined.into() };

@@ -114,9 +114,9 @@ impl Store {
         Ok((store, writer))
     }
 
-    /// Room in memory for a request that is about to be read.
-    pub fn reserve(&self, bytes: usize) -> Option<Reservation> {
-        Reservation::of(&self.request_bytes, bytes)
+    /// No room in memory yet, to grow with a request that is being read.
+    pub fn reserve(&self) -> Reservation {
+        Reservation { budget: Arc::clone(&self.request_bytes), bytes: 0 }
     }
 
     /// Hands events to the writer and waits for their commit. Dropping the future does not undo them.
