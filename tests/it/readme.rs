@@ -10,7 +10,7 @@ use tempfile::tempdir;
 use crate::util::Process;
 
 #[test]
-#[ignore = "needs bash and curl"]
+#[ignore = "needs bash, curl and openssl"]
 fn every_command_of_the_readme_works() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(repository.join("README.md")).unwrap();
@@ -19,10 +19,12 @@ fn every_command_of_the_readme_works() {
     assert!(blocks.len() >= 4, "the README has lost its commands");
     let directory = tempdir().unwrap();
     fs::copy(repository.join("events.json"), directory.path().join("events.json")).unwrap();
-    // The commands follow each other, and share the receiver that the first of them starts.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let script = format!("set -eux\ntrap 'kill %1' EXIT\n{}", blocks.concat());
-    let script = script.replace("8000", &port.to_string());
+    // The commands follow each other, and share the receivers that some of them start.
+    let [plain, encrypted] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let port_of = |listener: &TcpListener| listener.local_addr().unwrap().port().to_string();
+    let script = format!("set -eux\ntrap 'kill $(jobs -p)' EXIT\n{}", blocks.concat());
+    let script = script.replace("8000", &port_of(&plain)).replace("8443", &port_of(&encrypted));
+    drop([plain, encrypted]);
     let programs = Path::new(env!("CARGO_BIN_EXE_eventctl")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("bash");
