@@ -2,12 +2,12 @@
 //!
 //! What a token says of its own algorithm is compared, never followed (RFC 8725, section 3.1).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
@@ -82,13 +82,17 @@ struct Header<'a> {
 
 /// RFC 7519, section 4.1; times are seconds since 1970.
 #[derive(Serialize, Deserialize)]
-struct Claims {
-    iss: String,
-    aud: String,
-    sub: String,
+struct Claims<'a> {
+    #[serde(borrow)]
+    iss: Cow<'a, str>,
+    #[serde(borrow)]
+    aud: Cow<'a, str>,
+    #[serde(borrow)]
+    sub: Cow<'a, str>,
     iat: i64,
     exp: i64,
-    jti: String,
+    #[serde(borrow)]
+    jti: Cow<'a, str>,
     #[serde(default, skip_serializing)]
     nbf: Option<i64>,
 }
@@ -99,12 +103,12 @@ impl SigningKeys {
         let header = Header { alg: ALGORITHM, typ: TYPE, kid: &self.current.id };
         let iat = seconds(now);
         let claims = Claims {
-            iss: ISSUER.to_owned(),
-            aud: AUDIENCE.to_owned(),
-            sub: subject.to_owned(),
+            iss: ISSUER.into(),
+            aud: AUDIENCE.into(),
+            sub: subject.into(),
             iat,
             exp: iat + ACCESS_TOKEN_LIFETIME.as_secs() as i64,
-            jti: URL_SAFE_NO_PAD.encode(id),
+            jti: URL_SAFE_NO_PAD.encode(id).into(),
             nbf: None,
         };
         let signed = format!("{}.{}", encode(&header), encode(&claims));
@@ -112,11 +116,11 @@ impl SigningKeys {
         format!("{signed}.{signature}")
     }
 
-    /// Makes sure that a token is ours and valid now; its subject.
+    /// Makes sure that a token is ours and valid now.
     ///
     /// # Errors
     /// It is not.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<String, InvalidToken> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<(), InvalidToken> {
         if token.len() > TOKEN_LIMIT_BYTES {
             return Err(InvalidToken);
         }
@@ -133,11 +137,12 @@ impl SigningKeys {
         if !key.has_signed(signed, &decode(signature)?) {
             return Err(InvalidToken);
         }
-        let claims: Claims = parse(&decode(claims)?)?;
+        let claims = decode(claims)?;
+        let claims: Claims<'_> = serde_json::from_slice(&claims).map_err(|_| InvalidToken)?;
         let now = seconds(now);
         let begun = claims.iat.max(claims.nbf.unwrap_or(claims.iat)) <= now + CLOCK_SKEW_SECONDS;
         let valid = claims.iss == ISSUER && claims.aud == AUDIENCE && begun && now < claims.exp;
-        if valid { Ok(claims.sub) } else { Err(InvalidToken) }
+        if valid { Ok(()) } else { Err(InvalidToken) }
     }
 }
 
@@ -151,8 +156,4 @@ fn encode(part: &impl Serialize) -> String {
 
 fn decode(part: &str) -> Result<Vec<u8>, InvalidToken> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken)
-}
-
-fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, InvalidToken> {
-    serde_json::from_slice(json).map_err(|_| InvalidToken)
 }
