@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
@@ -132,7 +131,7 @@ pub struct ConsumeOptions {
 pub struct AccessOptions {
     /// Ask for tokens, and give them at /token to whoever knows this name and
     /// its password
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "NAME", value_parser = parse_username)]
     pub username: Option<String>,
 
     /// File with the password; or EVENTCTL_PASSWORD holds it
@@ -290,7 +289,7 @@ pub struct PropagateOptions {
 pub struct LoginOptions {
     /// Fetch a token with this name and its password before the first send, and
     /// a new one before it runs out
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "NAME", value_parser = parse_username)]
     pub username: Option<String>,
 
     /// File with the password; or EVENTCTL_PASSWORD holds it
@@ -564,6 +563,12 @@ fn parse_retries(text: &str) -> Result<u32, String> {
 fn parse_id(text: &str) -> Result<i64, String> {
     let id: Option<i64> = text.parse().ok();
     id.filter(|id| *id >= 0).ok_or_else(|| "expected an id such as `17`".to_owned())
+}
+
+/// A name is part of every token, and a token has to fit into a head.
+fn parse_username(text: &str) -> Result<String, String> {
+    let fits = (1..=255).contains(&text.len()) && !text.chars().any(char::is_control);
+    if fits { Ok(text.to_owned()) } else { Err("expected a name of 1 to 255 bytes".to_owned()) }
 }
 
 /// hyper insists on room for 8 KiB.
