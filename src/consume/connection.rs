@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::http1::{Progress, Transport};
+use super::http1::{LINGER_TIME, Progress, Transport};
 use super::http2::{
     CONNECTION_WINDOW_BYTES, MAXIMUM_RESETS, MAXIMUM_STREAMS, OwnedTasks, SEND_BUFFER_BYTES,
     STREAM_WINDOW_BYTES, Streams,
@@ -52,6 +52,13 @@ impl ConnectionLimits {
 pub trait Watched {
     /// How long the connection may go on without another look; none where it has been too long.
     fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration>;
+}
+
+/// How a connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    OfItself,
+    TooSlow,
 }
 
 /// A connection that was accepted.
@@ -99,11 +106,17 @@ impl Connection {
                 Ok::<_, Infallible>(answer.map(Full::new))
             }
         });
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .header_read_timeout(None)
+            .half_close(true)
             .max_buf_size(self.limits.header_limit_bytes)
+            .max_header_size(self.limits.header_limit_bytes)
             .serve_connection(transport, service);
-        self.drive(connection, progress.as_ref()).await;
+        if self.drive(Pin::new(&mut connection), progress.as_ref()).await == End::OfItself {
+            // hyper has not shut a connection whose client asked for another protocol.
+            let parts = connection.into_parts();
+            let _ = timeout(LINGER_TIME, parts.io.shut_down()).await;
+        }
     }
 
     async fn serve_http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
@@ -127,7 +140,7 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .serve_connection(TokioIo::new(stream), service);
-        connection.drive(http, streams.as_ref()).await;
+        connection.drive(pin!(http), streams.as_ref()).await;
         tasks.abort();
     }
 
@@ -140,8 +153,7 @@ impl Connection {
         }
     }
 
-    async fn drive(&self, connection: impl GracefulConnection, watched: &impl Watched) {
-        let mut connection = pin!(connection);
+    async fn drive(&self, mut connection: Pin<&mut impl GracefulConnection>, watched: &impl Watched) -> End {
         let mut timer = pin!(tokio::time::sleep(self.limits.shortest_timeout()));
         let mut drain = self.drain.clone();
         let mut asked_to_drain = false;
@@ -149,11 +161,11 @@ impl Connection {
             tokio::select! {
                 biased;
                 // How a client ends its connection is its own affair: there is nobody to tell.
-                _ = connection.as_mut() => return,
+                _ = connection.as_mut() => return End::OfItself,
                 () = timer.as_mut() => match watched.time_left(&self.limits) {
                     Some(left) if self.admitted => timer.as_mut().reset(tokio::time::Instant::now() + left),
                     // Who is refused is not to stay, and to take the place of the next who could be told.
-                    _ => return,
+                    _ => return End::TooSlow,
                 },
                 _ = drain.changed(), if !asked_to_drain => {
                     asked_to_drain = true;

@@ -4,6 +4,7 @@
 //! a connection looks at what the connection did last; it is set anew only when it fires, so that a
 //! request costs no timer at all.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::connection::{ConnectionLimits, Watched};
 
 /// How long a closing connection is read on, so that a client that still writes sees its answer.
-const LINGER_TIME: Duration = Duration::from_secs(2);
+pub const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// The most that a closing connection is read on, in bytes.
 const LINGER_BYTES: usize = 16 << 20;
@@ -134,6 +135,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     /// A stream whose progress is noted there.
     pub fn new(stream: S, progress: Arc<Progress>) -> Transport<S> {
         Transport { io: TokioIo::new(stream), progress, lingered: 0 }
+    }
+
+    /// Closes the stream once its client has seen all that was sent.
+    pub async fn shut_down(mut self) -> io::Result<()> {
+        poll_fn(|cx| Pin::new(&mut self).poll_shutdown(cx)).await
     }
 
     fn stream(&mut self) -> Pin<&mut S> {

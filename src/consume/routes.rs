@@ -4,8 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION};
+use hyper::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, TRANSFER_ENCODING,
+};
 use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::time::timeout;
@@ -58,6 +61,7 @@ impl Routes {
         draining: bool,
     ) -> Result<Answer, Problem> {
         check_host(&head)?;
+        check_coding(&head)?;
         let path = head.uri.path();
         let path = path.strip_suffix('/').unwrap_or(path);
         let reads = matches!(head.method, Method::GET | Method::HEAD);
@@ -164,15 +168,44 @@ pub fn json_response(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     response
 }
 
-/// RFC 9112, section 3.2: a request without exactly one `Host` is answered 400; hyper does not insist.
+/// RFC 9112, section 3.2: a request without exactly one valid `Host` is answered 400; hyper does not insist.
 /// HTTP/2 has it in the URI (RFC 9113, section 8.3.1).
 fn check_host(head: &Parts) -> Result<(), Problem> {
-    let hosts = head.headers.get_all(HOST).iter().count();
-    let in_uri = head.version >= Version::HTTP_2 && head.uri.authority().is_some();
-    if hosts == 1 || hosts == 0 && (in_uri || head.version < Version::HTTP_11) {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let valid = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => is_host(host),
+        (Some(_), Some(_)) => false,
+        (None, _) if head.version >= Version::HTTP_2 => head.uri.authority().is_some(),
+        (None, _) => head.version < Version::HTTP_11,
+    };
+    if valid {
         return Ok(());
     }
-    Err(Problem::new(StatusCode::BAD_REQUEST, "expected exactly one Host header"))
+    Err(Problem::new(
+        StatusCode::BAD_REQUEST,
+        "expected exactly one Host header, with a host and at most a port",
+    ))
+}
+
+/// RFC 9110, section 7.2: a host and a port, either of which may be missing, and nothing else.
+fn is_host(value: &HeaderValue) -> bool {
+    if value.is_empty() {
+        return true;
+    }
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
+    let after_host = &authority.as_str()[authority.host().len()..];
+    let port = after_host.strip_prefix(':').unwrap_or(after_host);
+    !authority.as_str().contains('@') && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// RFC 9112, section 6.1: hyper takes off `chunked`, and leaves what may be inside of it as it is.
+fn check_coding(head: &Parts) -> Result<(), Problem> {
+    let codings = head.headers.get_all(TRANSFER_ENCODING);
+    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.iter().all(chunked) && codings.iter().count() <= 1 {
+        return Ok(());
+    }
+    Err(Problem::new(StatusCode::BAD_REQUEST, "no Transfer-Encoding but chunked is understood: not stored"))
 }
 
 /// An id as `Location` writes it: digits alone.
