@@ -9,6 +9,7 @@ mod listing;
 mod refusals;
 mod strings;
 mod waiting;
+mod wire;
 
 use std::path::Path;
 
@@ -54,6 +55,20 @@ fn pointers_of(response: &Response) -> Vec<String> {
     let problem = response.json();
     let errors = problem["errors"].as_array().cloned().unwrap_or_default();
     errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The statuses of all responses in what a server has sent.
+fn statuses_in(answers: &[u8]) -> Vec<u16> {
+    let starts = answers.windows(12).filter(|window| window.starts_with(b"HTTP/1."));
+    starts.map(|start| str::from_utf8(&start[9..]).unwrap().parse().unwrap()).collect()
+}
+
+/// Asserts that a server serves and has nothing to say.
+fn assert_lives(server: &Consume) {
+    assert_eq!(server.connect().get("/health").status, 200);
+    server.store("good", "");
+    let stderr = server.process.stderr();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
 #[test]

@@ -218,28 +218,6 @@ fn an_unknown_length_is_read_to_its_end() {
 }
 
 #[test]
-fn a_body_that_breaks_off_is_not_stored() {
-    let (directory, server) = start(&[]);
-    let body = event("a", "b");
-    for framing in [
-        // One byte less than announced; of a list, the first line alone; a chunk without the last one.
-        format!("Content-Length: {}\r\n\r\n{body}", body.len() + 1),
-        format!("Content-Type: application/x-ndjson\r\nContent-Length: 1000\r\n\r\n{body}\n"),
-        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n", body.len()),
-    ] {
-        let mut connection = server.connect();
-        connection.send(format!("POST /event HTTP/1.1\r\nHost: test\r\n{framing}").as_bytes()).unwrap();
-        connection.stream().shutdown(std::net::Shutdown::Write).unwrap();
-        if let Ok(response) = connection.receive() {
-            assert_eq!(response.status, 400, "{response:?}");
-        }
-        assert!(connection.is_closed());
-    }
-    server.store("good", "");
-    assert_eq!(stored(&directory), owned(&[("good", "")]));
-}
-
-#[test]
 fn a_refusal_is_small_however_large_the_input() {
     const MEBIBYTE: usize = 1 << 20;
     let (directory, server) = start(&[]);

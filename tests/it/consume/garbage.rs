@@ -9,7 +9,7 @@ use crate::util::Consume;
 use crate::util::http::event;
 use crate::util::random;
 
-use super::{start, stored};
+use super::{assert_lives, start, statuses_in, stored};
 
 /// The statuses of all that the server answers to some bytes, up to the end of the connection.
 fn statuses_of(server: &Consume, bytes: &[u8]) -> Vec<u16> {
@@ -22,16 +22,7 @@ fn statuses_of(server: &Consume, bytes: &[u8]) -> Vec<u16> {
         Ok(_) => {}
         Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "hangs: {bytes:?}"),
     }
-    let answer = String::from_utf8_lossy(&answer);
-    let answers = answer.split("HTTP/1.").skip(1);
-    answers.map(|answer| answer[2..5].parse().unwrap_or_else(|_| panic!("no status: {answer}"))).collect()
-}
-
-fn assert_lives(server: &Consume) {
-    assert_eq!(server.connect().get("/health").status, 200);
-    server.store("good", "");
-    let stderr = server.process.stderr();
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    statuses_in(&answer)
 }
 
 #[test]
