@@ -7,6 +7,7 @@ mod keys;
 mod limits;
 mod listing;
 mod refusals;
+mod slow;
 mod strings;
 mod waiting;
 mod wire;
