@@ -6,6 +6,7 @@
 //! close a connection instead, but for those of [`late`].
 
 mod chunks;
+mod faults;
 mod headers;
 mod late;
 mod lengths;
@@ -322,4 +323,34 @@ fn prefaces_and_tunnels() {
 #[test]
 fn expectations_and_upgrades() {
     assert_outcomes(&[], strangers::EXPECTATIONS_AND_UPGRADES);
+}
+
+#[test]
+#[ignore = "any value of Host is taken"]
+fn hosts_that_are_none() {
+    assert_outcomes(&[], faults::HOSTS);
+}
+
+#[test]
+#[ignore = "a body in an unknown coding is taken for plain"]
+fn unknown_codings() {
+    assert_outcomes(&[], faults::CODINGS);
+}
+
+#[test]
+#[ignore = "a request is stored and not answered when the client shuts its side behind it"]
+fn half_closed_behind_a_request() {
+    assert_outcomes(&[], faults::SHUT);
+}
+
+#[test]
+#[ignore = "a head of up to twice the limit is served"]
+fn heads_of_a_little_more_than_the_limit() {
+    assert_outcomes(&[], faults::HEADS);
+}
+
+#[test]
+#[ignore = "a connection is reset where an upgrade, its end or a buffered malformed head came first"]
+fn answers_to_a_client_that_still_writes() {
+    assert_outcomes(&[], faults::RESETS);
 }
