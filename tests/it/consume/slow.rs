@@ -141,3 +141,32 @@ fn two_thousand_slow_clients_do_not_keep_others_waiting() {
     assert!(peak < MEMORY_LIMIT_KIB, "{peak} KiB");
     assert_lives(&server);
 }
+
+/// Asserts that a server takes no more than 4 MiB for these pieces of a body that is no event.
+fn assert_small(framing: &str, pieces: &[u8], piece_length: usize, pause: Duration) {
+    let (_directory, server) = start(&["--queue-bytes", "1MiB", "--body-timeout", "1h"]);
+    assert_lives(&server);
+    let before = peak_memory_kib(&server);
+    let mut connection = server.connect();
+    connection.send(format!("POST /event HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n").as_bytes()).unwrap();
+    for piece in pieces.chunks(piece_length) {
+        connection.send(piece).unwrap();
+        thread::sleep(pause);
+    }
+    assert_eq!(connection.receive().unwrap().status, 400);
+    let taken = peak_memory_kib(&server) - before;
+    assert!(taken < 4 << 10, "{taken} KiB for a body in {} pieces", pieces.len() / piece_length);
+}
+
+#[test]
+#[ignore = "every chunk of a body costs as much as dozens of bytes"]
+fn a_body_in_small_chunks_takes_no_more_than_its_room() {
+    let chunks = "1\r\n \r\n".repeat(200_000) + "0\r\n\r\n";
+    assert_small("Transfer-Encoding: chunked", chunks.as_bytes(), 64 << 10, Duration::ZERO);
+}
+
+#[test]
+#[ignore = "every piece of a body keeps the buffer that it was read into"]
+fn a_body_in_small_packets_takes_no_more_than_its_room() {
+    assert_small("Content-Length: 5000", &[b' '; 5000], 1, Duration::from_micros(200));
+}
