@@ -50,6 +50,9 @@ impl ConnectionLimits {
 
 /// What a connection did last.
 pub trait Watched {
+    /// Takes note that the connection is to end with the requests that it has.
+    fn asked_to_drain(&self);
+
     /// How long the connection may go on without another look; none where it has been too long.
     fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration>;
 }
@@ -102,7 +105,7 @@ impl Connection {
             async move {
                 progress.begin();
                 let answer = self.answer(request).await;
-                progress.answered(answer.headers().contains_key(CONNECTION));
+                progress.answered();
                 Ok::<_, Infallible>(answer.map(Full::new))
             }
         });
@@ -169,6 +172,7 @@ impl Connection {
                 },
                 _ = drain.changed(), if !asked_to_drain => {
                     asked_to_drain = true;
+                    watched.asked_to_drain();
                     connection.as_mut().graceful_shutdown();
                 }
             }

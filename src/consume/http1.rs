@@ -45,7 +45,8 @@ pub struct Progress {
     at: AtomicU64,
     /// Microseconds between the opening and the last response.
     answered_at: AtomicU64,
-    /// Whether the client may still be sending when the connection closes.
+    /// Whether the client may still be sending when the connection closes; it is not where an idle
+    /// connection is closed to stop the service.
     lingers: AtomicBool,
 }
 
@@ -58,7 +59,7 @@ impl Progress {
             phase: AtomicU8::new(Phase::Head as u8),
             at: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
-            lingers: AtomicBool::new(false),
+            lingers: AtomicBool::new(true),
         }
     }
 
@@ -96,15 +97,18 @@ impl Progress {
         self.set(Phase::Answering);
     }
 
-    /// There is a response, after which the connection closes or goes on.
-    pub fn answered(&self, closes: bool) {
-        self.lingers.store(closes, Ordering::Relaxed);
+    /// There is a response.
+    pub fn answered(&self) {
         self.enter(Phase::Idle);
         self.answered_at.store(self.at.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
 impl Watched for Progress {
+    fn asked_to_drain(&self) {
+        self.lingers.store(!self.is_in(Phase::Idle), Ordering::Relaxed);
+    }
+
     fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration> {
         let since =
             |at: &AtomicU64, limit: Duration| Duration::from_micros(at.load(Ordering::Relaxed)) + limit;
@@ -204,9 +208,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Transport<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.progress.is_in(Phase::Lingering) {
-            let lingers = self.progress.lingers.load(Ordering::Relaxed) || self.progress.is_in(Phase::Head);
             ready!(self.stream().poll_shutdown(cx))?;
-            if !lingers {
+            if !self.progress.lingers.load(Ordering::Relaxed) {
                 return Poll::Ready(Ok(()));
             }
             self.progress.enter(Phase::Lingering);

@@ -62,6 +62,8 @@ impl Streams {
 }
 
 impl Watched for Streams {
+    fn asked_to_drain(&self) {}
+
     /// Frames alone are no progress: a request is, and its end.
     fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration> {
         let state = self.lock();

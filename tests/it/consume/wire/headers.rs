@@ -1,6 +1,6 @@
 //! The lines of a head (RFC 9112, sections 3.2 and 5).
 
-use super::{Case, LAST, REFUSED, STORED, case, closed, ended, open};
+use super::{Case, LAST, REFUSED, STORED, case, closed, open};
 
 pub const HOSTS: &[Case] = &[
     case("no Host", b"POST /event HTTP/1.1\r\n{sized}{hidden}", REFUSED),
@@ -86,11 +86,11 @@ pub const LIMITS: &[Case] = &[
     case(
         "a second head beyond the limit",
         b"{get}\r\n{get}Long: {x*20000}\r\n\r\n{hidden}",
-        ended(&[200, 431]),
+        closed(&[200, 431]),
     ),
     case(
         "a head beyond the limit behind a body",
         b"{next}{get}Long: {x*20000}\r\n\r\n{hidden}",
-        ended(&[201, 431]).storing(&["next"]),
+        closed(&[201, 431]).storing(&["next"]),
     ),
 ];

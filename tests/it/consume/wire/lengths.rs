@@ -1,9 +1,9 @@
 //! Where a body ends (RFC 9112, section 6).
 
-use super::{Case, LAST, Outcome, REFUSED, STORED, case, closed, ended, open};
+use super::{Case, LAST, Outcome, REFUSED, STORED, case, closed, open};
 
 /// The body is taken for the next request, which it is not.
-const NO_BODY: Outcome = ended(&[400, 400]);
+const NO_BODY: Outcome = closed(&[400, 400]);
 
 pub const CONTENT_LENGTHS: &[Case] = &[
     case("a length", b"{post}{sized}", STORED),
@@ -56,7 +56,7 @@ pub const CONTENT_LENGTHS: &[Case] = &[
     case(
         "a length that is too short",
         b"{post}{cl}: 99\r\n\r\n{event}{hidden}",
-        ended(&[201, 400]).storing(&["event"]),
+        closed(&[201, 400]).storing(&["event"]),
     ),
     case("a body that is too long", b"{post}{sized}x{hidden}", closed(&[201, 405]).storing(&["event"])),
     case("a length of zero", b"{post}{cl}: 0\r\n\r\n", open(&[400])),
@@ -67,11 +67,11 @@ pub const TRANSFER_ENCODINGS: &[Case] = &[
     case("chunked", b"{post}{te}: chunked\r\n\r\n{chunks}", STORED),
     case("chunked in upper case", b"{post}TRANSFER-ENCODING: CHUNKED\r\n\r\n{chunks}", STORED),
     case("blanks around it", b"{post}{te}:\t chunked \t\r\n\r\n{chunks}", STORED),
-    case("a list with an empty item", b"{post}{te}: ,chunked\r\n\r\n{chunks}", STORED),
-    case("chunked given twice", b"{post}{te}: chunked\r\n{te}: chunked\r\n\r\n{chunks}", STORED),
-    case("chunked listed twice", b"{post}{te}: chunked, chunked\r\n\r\n{chunks}", STORED),
-    case("identity, chunked", b"{post}{te}: identity, chunked\r\n\r\n{chunks}", STORED),
-    case("identity and chunked", b"{post}{te}: identity\r\n{te}: chunked\r\n\r\n{chunks}", STORED),
+    case("a list with an empty item", b"{post}{te}: ,chunked\r\n\r\n{chunks}{hidden}", REFUSED),
+    case("chunked given twice", b"{post}{te}: chunked\r\n{te}: chunked\r\n\r\n{chunks}{hidden}", REFUSED),
+    case("chunked listed twice", b"{post}{te}: chunked, chunked\r\n\r\n{chunks}{hidden}", REFUSED),
+    case("identity, chunked", b"{post}{te}: identity, chunked\r\n\r\n{chunks}{hidden}", REFUSED),
+    case("identity and chunked", b"{post}{te}: identity\r\n{te}: chunked\r\n\r\n{chunks}{hidden}", REFUSED),
     case("gzip", b"{post}{te}: gzip\r\n\r\n{hidden}", REFUSED),
     case("identity", b"{post}{te}: identity\r\n\r\n{hidden}", REFUSED),
     case("nothing", b"{post}{te}:\r\n\r\n{hidden}", REFUSED),
@@ -123,7 +123,7 @@ pub const BOTH: &[Case] = &[
     case(
         "an end before the length",
         b"{post}{cl}: 162\r\n{te}: chunked\r\n\r\n0\r\n\r\n{hidden}",
-        ended(&[400]),
+        closed(&[400]),
     ),
     case(
         "length, chunked, length",

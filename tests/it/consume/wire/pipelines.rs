@@ -1,10 +1,10 @@
 //! Requests behind requests, and requests that hide in others.
 
-use super::{Case, LAST, Outcome, REFUSED, case, closed, ended, open};
+use super::{Case, LAST, Outcome, REFUSED, case, closed, open};
 
 const BOTH: Outcome = open(&[201, 201]).storing(&["event", "next"]);
 
-const SECOND_REFUSED: Outcome = ended(&[201, 400]).storing(&["next"]);
+const SECOND_REFUSED: Outcome = closed(&[201, 400]).storing(&["next"]);
 
 pub const PIPELINES: &[Case] = &[
     case("good, good", b"{post}{sized}{next}", BOTH),
@@ -39,9 +39,9 @@ pub const PIPELINES: &[Case] = &[
     case(
         "good, the last, good",
         b"{next}{get}Connection: close\r\n\r\n{hidden}",
-        ended(&[201, 200]).storing(&["next"]),
+        closed(&[201, 200]).storing(&["next"]),
     ),
-    case("good in HTTP/1.0, good", b"GET /health HTTP/1.0\r\n\r\n{hidden}", ended(&[200])),
+    case("good in HTTP/1.0, good", b"GET /health HTTP/1.0\r\n\r\n{hidden}", closed(&[200])),
     case("the last, good", b"{post}Connection: close\r\n{sized}{hidden}", LAST),
     case("the last in a list, good", b"{post}Connection: x, Close\r\n{sized}{hidden}", LAST),
     case(
@@ -94,7 +94,7 @@ pub const HIDDEN: &[Case] = &[
     case("in a body that is announced", b"{get}{expect}{cl}: 157\r\n\r\n{hidden}", closed(&[200])),
     case("in an extension", b"{chunked}64;{hidden}\r\n{event}\r\n0\r\n\r\n", REFUSED),
     case("in a header", b"{get}X: {hidden}", closed(&[400])),
-    case("CL.TE", b"{post}{cl}: 162\r\n{te}: chunked\r\n\r\n0\r\n\r\n{hidden}", ended(&[400])),
+    case("CL.TE", b"{post}{cl}: 162\r\n{te}: chunked\r\n\r\n0\r\n\r\n{hidden}", closed(&[400])),
     case("CL.TE with an event", b"{post}{cl}: 268\r\n{te}: chunked\r\n\r\n{chunks}{hidden}", LAST),
     case("TE.CL", b"{post}{cl}: 4\r\n{te}: chunked\r\n\r\n9d\r\n{hidden}\r\n0\r\n\r\n", REFUSED),
     case(

@@ -1,4 +1,4 @@
-//! What the program gets wrong.
+//! What once went wrong.
 
 use super::{Case, LAST, REFUSED, case, closed, open};
 
@@ -13,13 +13,13 @@ pub const HOSTS: &[Case] = &[
     case("a Host that is not ASCII", b"GET /health HTTP/1.1\r\nHost: t\xc3\xa9st\r\n\r\n", open(&[400])),
 ];
 
-/// RFC 9112, section 6.1: a coding that is not understood is refused. The body is stored as if it were plain.
+/// RFC 9112, section 6.1: a coding that is not understood is refused. The body was stored as if it were plain.
 pub const CODINGS: &[Case] = &[
     case("gzip, chunked", b"{post}{te}: gzip, chunked\r\n\r\n{chunks}{hidden}", REFUSED),
     case("xchunked and chunked", b"{post}{te}: xchunked\r\n{te}: chunked\r\n\r\n{chunks}{hidden}", REFUSED),
 ];
 
-/// What is complete when the client shuts its side is answered. It is stored, and not answered.
+/// What is complete when the client shuts its side is answered. It was stored, and not answered.
 pub const SHUT: &[Case] = &[
     case("behind a GET", b"{get}\r\n{shut}", closed(&[200])),
     case("behind the body", b"{post}{sized}{shut}", LAST),
@@ -27,7 +27,7 @@ pub const SHUT: &[Case] = &[
     case("behind two requests", b"{next}{next}{shut}", closed(&[201, 201]).storing(&["next", "next"])),
 ];
 
-/// With a limit of 32 KiB. Up to twice as much gets through, depending on how it arrives.
+/// With a limit of 32 KiB. Up to twice as much got through, depending on how it arrived.
 pub const HEADS: &[Case] = &[
     case(
         "a path beyond the limit of a head",
@@ -37,7 +37,7 @@ pub const HEADS: &[Case] = &[
     case("a method beyond the limit of a head", b"{X*40000} / HTTP/1.1\r\n{host}\r\n", closed(&[431])),
 ];
 
-/// An answer is seen by a client that still writes, whatever it asked for before. The connection is reset.
+/// An answer is seen by a client that still writes, whatever it asked for before. The connection was reset.
 pub const RESETS: &[Case] = &[
     case(
         "an upgrade that is too large",
