@@ -1,7 +1,5 @@
 //! `GET /event` and `GET /event/{id}`: stored events as JSON.
 
-use std::str::FromStr;
-
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
@@ -11,26 +9,19 @@ use super::problem::Problem;
 use super::routes::{Answer, json_response};
 use crate::core::event::StoredEvent;
 use crate::core::query::Query;
-use crate::core::text::excerpt;
 use crate::store::backend::Page;
 use crate::store::{Reservation, Store};
-
-/// How many events a page has unless the request says otherwise.
-const DEFAULT_LIMIT: usize = 100;
-
-/// The most events that a page has.
-const MAXIMUM_LIMIT: usize = 1000;
 
 /// Answers with the page that the query string asks for.
 ///
 /// # Errors
 /// 400 for a query string that makes no sense, 503 where the store does not answer.
 pub async fn list_events(store: &Store, head: &Parts) -> Result<Answer, Problem> {
-    let parameters = parameters_of(head.uri.query().unwrap_or_default());
-    let query = query_of(&parameters)?;
+    let parameters = head.uri.query().unwrap_or_default();
+    let query = Query::parse(parameters).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let asked = query.clone();
     let page = store.read(move |reader| reader.page(&asked)).await?;
-    let links = links_of(&parameters, &query, &page);
+    let links = links_of(parameters, &query, &page);
     let lines = accepts_ndjson(&head.headers);
     let body = if lines { as_lines(&page.events) } else { as_array(&page.events) };
     drop(page);
@@ -75,67 +66,19 @@ impl AsRef<[u8]> for Reserved {
     }
 }
 
-type Parameters = Vec<(String, String)>;
-
-fn parameters_of(query: &str) -> Parameters {
-    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
-}
-
-fn query_of(parameters: &Parameters) -> Result<Query, Problem> {
-    let mut query = Query { limit: DEFAULT_LIMIT, ..Query::default() };
-    for (position, (name, value)) in parameters.iter().enumerate() {
-        if parameters[..position].iter().any(|(earlier, _)| earlier == name) {
-            return Err(bad_parameter(name, "given twice"));
-        }
-        match name.as_str() {
-            "after" => query.after = Some(parse(name, value, "an id such as `17`")?),
-            "before" => query.before = Some(parse(name, value, "an id such as `17`")?),
-            "type" => {
-                query.event_type = Some(value.parse().map_err(|error: String| bad_parameter(name, &error))?)
-            }
-            "since" => {
-                query.since = Some(value.parse().map_err(|error: String| bad_parameter(name, &error))?)
-            }
-            "until" => {
-                query.until = Some(value.parse().map_err(|error: String| bad_parameter(name, &error))?)
-            }
-            "limit" => query.limit = parse(name, value, "a number from 1 to 1000")?,
-            _ => {
-                let expected = "not one of limit, after, before, type, since, until";
-                return Err(bad_parameter(&excerpt(name, 64), expected));
-            }
-        }
-    }
-    if !(1..=MAXIMUM_LIMIT).contains(&query.limit) {
-        return Err(bad_parameter("limit", "expected a number from 1 to 1000"));
-    }
-    Ok(query)
-}
-
-fn parse<T: FromStr>(name: &str, value: &str, expected: &str) -> Result<T, Problem> {
-    value
-        .parse()
-        .map_err(|_| bad_parameter(name, &format!("expected {expected}, got `{}`", excerpt(value, 64))))
-}
-
-fn bad_parameter(name: &str, detail: &str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, format!("query parameter `{name}`: {detail}"))
-}
-
 /// The pages before and after this one (RFC 8288).
 ///
 /// In the direction of the query the store knows whether there are more; against it there are if the
 /// query began at an id.
-fn links_of(parameters: &Parameters, query: &Query, page: &Page) -> Vec<HeaderValue> {
+fn links_of(parameters: &str, query: &Query, page: &Page) -> Vec<HeaderValue> {
     let (Some(first), Some(last)) = (page.events.first(), page.events.last()) else { return Vec::new() };
     let ascending = query.after.is_some();
     let next = if ascending { page.more || query.before.is_some() } else { query.before.is_some() };
     let previous = if ascending { query.after > Some(0) } else { page.more };
     let link = |anchor: &str, id: i64, relation: &str| {
         let mut target = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in parameters.iter().filter(|(name, _)| name != "after" && name != "before") {
-            target.append_pair(name, value);
-        }
+        let parameters = form_urlencoded::parse(parameters.as_bytes());
+        target.extend_pairs(parameters.filter(|(name, _)| name != "after" && name != "before"));
         target.append_pair(anchor, &id.to_string());
         let link = format!("</event?{}>; rel=\"{relation}\"", target.finish());
         HeaderValue::try_from(link).expect("a form-encoded target is ASCII")

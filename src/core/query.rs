@@ -3,7 +3,17 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::text::excerpt;
 use super::timestamp::Timestamp;
+
+/// How many events a page has unless the query string says otherwise.
+const DEFAULT_LIMIT: usize = 100;
+
+/// The most events that a query string may ask for.
+const MAXIMUM_LIMIT: usize = 1000;
+
+/// The longest part of a stranger's text that a message repeats, in characters.
+const EXCERPT_LIMIT: usize = 64;
 
 /// A page of events: filters, and where the page lies among the ids.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +30,50 @@ pub struct Query {
     pub until: Option<Timestamp>,
     /// At most this many events.
     pub limit: usize,
+}
+
+impl Query {
+    /// Reads a query string: `limit`, `after`, `before`, `type`, `since` and `until`, each at most once.
+    ///
+    /// # Errors
+    /// The first parameter that is wrong, and what would be right.
+    pub fn parse(text: &str) -> Result<Query, String> {
+        let mut query = Query { limit: DEFAULT_LIMIT, ..Query::default() };
+        let parameters: Vec<_> = form_urlencoded::parse(text.as_bytes()).collect();
+        for (position, (name, value)) in parameters.iter().enumerate() {
+            if parameters[..position].iter().any(|(earlier, _)| earlier == name) {
+                return Err(bad_parameter(name, "given twice"));
+            }
+            let explain = |error: String| bad_parameter(name, &error);
+            match name.as_ref() {
+                "after" => query.after = Some(parse(name, value, "an id such as `17`")?),
+                "before" => query.before = Some(parse(name, value, "an id such as `17`")?),
+                "type" => query.event_type = Some(value.parse().map_err(explain)?),
+                "since" => query.since = Some(value.parse().map_err(explain)?),
+                "until" => query.until = Some(value.parse().map_err(explain)?),
+                "limit" => query.limit = parse(name, value, "a number from 1 to 1000")?,
+                _ => {
+                    let expected = "not one of limit, after, before, type, since, until";
+                    return Err(bad_parameter(&excerpt(name, EXCERPT_LIMIT), expected));
+                }
+            }
+        }
+        if !(1..=MAXIMUM_LIMIT).contains(&query.limit) {
+            return Err(bad_parameter("limit", "expected a number from 1 to 1000"));
+        }
+        Ok(query)
+    }
+}
+
+fn parse<T: FromStr>(name: &str, value: &str, expected: &str) -> Result<T, String> {
+    value.parse().map_err(|_| {
+        let got = excerpt(value, EXCERPT_LIMIT);
+        bad_parameter(name, &format!("expected {expected}, got `{got}`"))
+    })
+}
+
+fn bad_parameter(name: &str, detail: &str) -> String {
+    format!("query parameter `{name}`: {detail}")
 }
 
 /// A pattern over a whole event type: `*` any run, `?` one character, `[a-z]` one of a set, `[!a-z]` one outside it.
