@@ -7,6 +7,7 @@ pub mod event;
 pub mod hint;
 pub mod metrics;
 pub mod network;
+pub mod outgoing;
 pub mod query;
 pub mod schedule;
 pub mod secret;

@@ -9,14 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::cli::Order;
 use crate::core::hint::hinted;
-use crate::core::text::excerpt;
+pub use crate::core::outgoing::Outgoing;
 
 /// Lines of standard input that are read ahead.
 const LINES_AHEAD: usize = 64;
@@ -29,34 +27,6 @@ const LINE_LIMIT_BYTES: u64 = 64 << 20;
 
 /// What a file of events looks like.
 pub const FILE_HINT: &str = "write a JSON array of objects, or an object a line: [{\"event_type\": \"message\", \"event_payload\": \"hello\"}]";
-
-/// An event as it stands in its file: a JSON object, whatever its members.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// The text of the object.
-    pub body: String,
-    /// The type that it names, to show it; `-` where it names none.
-    pub event_type: String,
-}
-
-impl Outgoing {
-    fn new(object: &RawValue) -> Outgoing {
-        #[derive(Deserialize)]
-        struct Named {
-            event_type: String,
-        }
-        let named: Result<Named, _> = serde_json::from_str(object.get());
-        let event_type = named.map_or_else(|_| "-".to_owned(), |named| excerpt(&named.event_type, 64));
-        Outgoing { body: object.get().to_owned(), event_type }
-    }
-}
-
-impl Outgoing {
-    /// The object as a line of NDJSON: as it stands, but for line breaks between its members.
-    pub fn in_one_line(&self) -> String {
-        self.body.replace(['\n', '\r'], " ")
-    }
-}
 
 /// What comes next.
 pub enum Next {
@@ -152,55 +122,8 @@ fn read_file(path: &Path) -> anyhow::Result<Vec<Arc<Outgoing>>> {
         hinted(format!("cannot read events from `{shown}`: {error}"), "name a file of events with --file")
     })?;
     let wrong = |problem: String| hinted(format!("cannot read events from `{shown}`: {problem}"), FILE_HINT);
-    let text = str::from_utf8(&bytes).map_err(|error| {
-        let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-        wrong(format!("not UTF-8 at {}", place_of(&valid, valid.len())))
-    })?;
-    let events = if text.trim_ascii_start().starts_with('[') { read_array(text) } else { read_lines(text) };
-    let events = events.map_err(&wrong)?;
-    if events.is_empty() {
-        return Err(wrong("it holds no events".to_owned()));
-    }
-    Ok(events)
-}
-
-fn read_array(text: &str) -> Result<Vec<Arc<Outgoing>>, String> {
-    let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let object = |item: &RawValue| {
-        if item.get().starts_with('{') {
-            return Ok(Arc::new(Outgoing::new(item)));
-        }
-        let offset = item.get().as_ptr().addr() - text.as_ptr().addr();
-        Err(format!("expected an object at {}, got `{}`", place_of(text, offset), excerpt(item.get(), 32)))
-    };
-    items.into_iter().map(object).collect()
-}
-
-fn read_lines(text: &str) -> Result<Vec<Arc<Outgoing>>, String> {
-    let lines = text.split('\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
-    lines.map(|(number, line)| read_line(line, number + 1)).collect()
-}
-
-fn read_line(line: &str, number: usize) -> Result<Arc<Outgoing>, String> {
-    let item: &RawValue = serde_json::from_str(line).map_err(|error| {
-        // The library counts lines within this one.
-        let message = error.to_string();
-        let reason = message.split(" at line ").next().unwrap_or_default();
-        format!("{reason} at line {number} column {}", error.column())
-    })?;
-    if !item.get().starts_with('{') {
-        let column = line.len() - line.trim_ascii_start().len() + 1;
-        let got = excerpt(item.get(), 32);
-        return Err(format!("expected an object at line {number} column {column}, got `{got}`"));
-    }
-    Ok(Arc::new(Outgoing::new(item)))
-}
-
-fn place_of(text: &str, offset: usize) -> String {
-    let before = &text[..offset];
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
-    format!("line {line} column {column}")
+    let events = Outgoing::parse_file(&bytes).map_err(wrong)?;
+    Ok(events.into_iter().map(Arc::new).collect())
 }
 
 /// The lines of standard input.
@@ -225,7 +148,7 @@ impl Lines {
                 let line = match next_line(&mut input) {
                     Ok(None) => break,
                     Ok(Some(line)) if line.trim_ascii().is_empty() => continue,
-                    Ok(Some(line)) => read_line(&line, number),
+                    Ok(Some(line)) => Outgoing::parse_line(&line, number).map(Arc::new),
                     Err(error) => Err(format!("{error} at line {number}")),
                 };
                 if tx.blocking_send(line).is_err() {
@@ -284,40 +207,9 @@ fn next_line(input: &mut impl BufRead) -> Result<Option<String>, String> {
 mod tests {
     use super::*;
 
-    fn bodies(events: &[Arc<Outgoing>]) -> Vec<&str> {
-        events.iter().map(|event| event.body.as_str()).collect()
-    }
-
-    #[test]
-    fn objects_stay_as_they_stand() {
-        let text = "[ {\"event_type\": 1.0e2,  \"a\":\"\\u00e9\", \"a\":2},\n{} ]";
-        let events = read_array(text).unwrap();
-        assert_eq!(bodies(&events), ["{\"event_type\": 1.0e2,  \"a\":\"\\u00e9\", \"a\":2}", "{}"]);
-        let events = read_lines("{\"event_type\":\"x\"}\r\n\n {} \n").unwrap();
-        assert_eq!(bodies(&events), ["{\"event_type\":\"x\"}", "{}"]);
-        assert_eq!(events[0].event_type, "x");
-    }
-
-    #[test]
-    fn what_is_wrong_is_located() {
-        for (text, expected) in [
-            ("[{},\n  7]", "expected an object at line 2 column 3, got `7`"),
-            ("[{},\n{]", "key must be a string at line 2 column 2"),
-            ("[{}", "EOF while parsing a list at line 1 column 3"),
-        ] {
-            assert_eq!(read_array(text).unwrap_err(), expected);
-        }
-        for (text, expected) in [
-            ("{}\n 7", "expected an object at line 2 column 2, got `7`"),
-            ("{}\n{", "EOF while parsing an object at line 2 column 1"),
-            ("{}\nx", "expected value at line 2 column 1"),
-        ] {
-            assert_eq!(read_lines(text).unwrap_err(), expected);
-        }
-    }
-
     fn drawn(order: Order, seed: u64, count: usize) -> Vec<String> {
-        let events = read_array(r#"[{"a":1},{"a":2},{"a":3},{"a":4}]"#).unwrap();
+        let events = Outgoing::parse_file(br#"[{"a":1},{"a":2},{"a":3},{"a":4}]"#).unwrap();
+        let events = events.into_iter().map(Arc::new).collect();
         let mut shelf = Shelf::new(events, order, fastrand::Rng::with_seed(seed));
         (0..count).map(|_| shelf.next().body.clone()).collect()
     }
