@@ -170,7 +170,7 @@ impl<W: Write> Tail<'_, W> {
 }
 
 /// Writes events in one of the formats.
-struct Printer<W: Write> {
+pub struct Printer<W: Write> {
     output: W,
     format: EventFormat,
     color: bool,
@@ -179,7 +179,8 @@ struct Printer<W: Write> {
 }
 
 impl<W: Write> Printer<W> {
-    fn new(options: &TailOptions, on_terminal: bool, output: W) -> Printer<W> {
+    /// A printer in the format and the colours that the options ask for.
+    pub fn new(options: &TailOptions, on_terminal: bool, output: W) -> Printer<W> {
         let allowed = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let color = match options.color {
             Color::Always => true,
@@ -190,7 +191,11 @@ impl<W: Write> Printer<W> {
         Printer { output, format: options.output, color, on_terminal, header_is_due }
     }
 
-    fn print(&mut self, event: &StoredEvent) -> io::Result<()> {
+    /// Writes one event.
+    ///
+    /// # Errors
+    /// The output takes no more.
+    pub fn print(&mut self, event: &StoredEvent) -> io::Result<()> {
         match self.format {
             EventFormat::Text => self.print_text(event),
             EventFormat::Json => self.print_json(event),
@@ -198,7 +203,11 @@ impl<W: Write> Printer<W> {
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// Brings everything to its reader: a table without events, too, has its header.
+    ///
+    /// # Errors
+    /// The output takes no more.
+    pub fn flush(&mut self) -> io::Result<()> {
         if self.header_is_due {
             self.print_csv_header()?;
         }
