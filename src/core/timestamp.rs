@@ -6,6 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
+/// The longest duration, 1000 years: deadlines and instants that far from now can still be reckoned.
+const DURATION_LIMIT: Duration = Duration::from_secs(1000 * 31_557_600);
+
 /// Microseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(i64);
@@ -33,7 +36,8 @@ impl Timestamp {
     }
 
     fn in_jiff(self) -> jiff::Timestamp {
-        jiff::Timestamp::from_microsecond(self.0).unwrap_or(jiff::Timestamp::MAX)
+        let nearest = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
+        jiff::Timestamp::from_microsecond(self.0).unwrap_or(nearest)
     }
 }
 
@@ -61,23 +65,28 @@ impl FromStr for Timestamp {
         let back = parse_duration(text).map_err(
             |_| "expected a duration back from now such as `5m`, or RFC 3339 such as `2024-01-15T12:00:00Z`",
         )?;
-        let microseconds = i64::try_from(back.as_micros()).unwrap_or(i64::MAX);
+        let microseconds = i64::try_from(back.as_micros()).expect("1000 years are few microseconds");
         Ok(Timestamp(Timestamp::now().0.saturating_sub(microseconds)))
     }
 }
 
-/// Reads a duration: `5s`, `250ms`, `1m 30s`, or a bare number of seconds such as `0.5`.
+/// Reads a duration of at most 1000 years: `5s`, `250ms`, `1m 30s`, or a bare number of seconds such as `0.5`.
 ///
 /// # Errors
 /// What would have been right.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds)
-            .map_err(|_| "expected a number of seconds that is not negative".to_owned());
+    let duration = if let Ok(seconds) = text.parse::<f64>() {
+        Duration::try_from_secs_f64(seconds)
+            .map_err(|_| "expected a number of seconds that is not negative".to_owned())?
+    } else {
+        humantime::parse_duration(text).map_err(|_| {
+            "expected a duration such as `5s`, `250ms` or `1m 30s`, or a number of seconds".to_owned()
+        })?
+    };
+    if duration > DURATION_LIMIT {
+        return Err("expected a duration of at most 1000 years".to_owned());
     }
-    humantime::parse_duration(text).map_err(|_| {
-        "expected a duration such as `5s`, `250ms` or `1m 30s`, or a number of seconds".to_owned()
-    })
+    Ok(duration)
 }
 
 /// Reads a duration that is longer than nothing.
@@ -117,12 +126,31 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_duration_reads_back_from_now_and_the_instant_reads_back_too() {
+        let earliest: Timestamp = "1000y".parse().unwrap();
+        assert_eq!(earliest.to_string().parse::<Timestamp>(), Ok(earliest));
+        for wrong in ["1001y", "2042022042204202204"] {
+            assert!(wrong.parse::<Timestamp>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn instants_beyond_the_calendar_show_as_its_ends() {
+        assert!(Timestamp::from_microseconds(i64::MIN).to_string().starts_with("-009999-01-02"));
+        assert!(Timestamp::from_microseconds(i64::MAX).to_string().starts_with("9999-12-30"));
+    }
+
+    #[test]
     fn durations_are_humantime_or_bare_seconds() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
         for wrong in ["-1", "NaN", "inf", "", "5 parsecs", "-5s"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(parse_duration("1000y"), Ok(DURATION_LIMIT));
+        for long in ["31557600001", "1e19", "1000y 1ns", "99999999999999999y"] {
+            assert!(parse_duration(long).is_err(), "{long}");
         }
         assert!(parse_positive_duration("0").is_err());
         assert!(parse_positive_duration("0s").is_err());
