@@ -15,6 +15,9 @@ const MAXIMUM_LIMIT: usize = 1000;
 /// The longest part of a stranger's text that a message repeats, in characters.
 const EXCERPT_LIMIT: usize = 64;
 
+/// The longest pattern, in bytes: four for each character of the longest type. SQLite takes 50,000.
+const PATTERN_LIMIT_BYTES: usize = 1020;
+
 /// A page of events: filters, and where the page lies among the ids.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
@@ -96,16 +99,26 @@ impl FromStr for Glob {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Glob, String> {
-        let mut rest = text;
-        while let Some(open) = rest.find('[') {
-            let set = &rest[open + 1..];
-            let negated = usize::from(set.starts_with(['!', '^']));
-            // A `]` that comes first is a member of the set.
-            let first = negated + usize::from(set[negated..].starts_with(']'));
-            let close = set[first..].find(']').ok_or("expected a `]` for every `[` of the pattern")?;
-            rest = &set[first + close + 1..];
+        // No type has one, and to SQLite the pattern would end there.
+        if text.contains('\0') {
+            return Err("expected a pattern without U+0000".to_owned());
         }
-        Ok(Glob(text.replace("[!", "[^")))
+        if text.len() > PATTERN_LIMIT_BYTES {
+            return Err(format!("expected a pattern of at most {PATTERN_LIMIT_BYTES} bytes"));
+        }
+        let mut pattern = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((before, set)) = rest.split_once('[') {
+            let negated = set.starts_with(['!', '^']);
+            let members = &set[usize::from(negated)..];
+            // A `]` that comes first is a member of the set.
+            let first = usize::from(members.starts_with(']'));
+            let close = members[first..].find(']').ok_or("expected a `]` for every `[` of the pattern")?;
+            let (members, after) = members.split_at(first + close + 1);
+            pattern.extend([before, if negated { "[^" } else { "[" }, members]);
+            rest = after;
+        }
+        Ok(Glob(pattern + rest))
     }
 }
 
@@ -128,5 +141,19 @@ mod tests {
             assert!(wrong.parse::<Glob>().is_err(), "{wrong}");
         }
         assert_eq!("[!a]".parse::<Glob>().unwrap().as_str(), "[^a]");
+    }
+
+    #[test]
+    fn an_exclamation_mark_negates_only_where_a_set_begins() {
+        for (text, pattern) in [("[[!]", "[[!]"), ("[][!]*", "[][!]*"), ("[![!]", "[^[!]"), ("a!b", "a!b")] {
+            assert_eq!(text.parse::<Glob>().unwrap().as_str(), pattern);
+        }
+    }
+
+    #[test]
+    fn patterns_that_no_store_could_match_are_refused() {
+        assert!("a*\0b".parse::<Glob>().is_err());
+        assert!("é".repeat(PATTERN_LIMIT_BYTES / 2).parse::<Glob>().is_ok());
+        assert!("*".repeat(PATTERN_LIMIT_BYTES + 1).parse::<Glob>().is_err());
     }
 }
