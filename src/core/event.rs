@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Serialize;
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::text::excerpt;
 use super::timestamp::Timestamp;
@@ -97,7 +97,7 @@ impl Event {
         for (position, (number, line)) in lines.enumerate() {
             match Event::parse(line.as_bytes()) {
                 Ok(event) => events.push(event),
-                Err(ParseError::Shape { errors, .. }) => refusal.add(position, errors),
+                Err(ParseError::Shape { errors, total }) => refusal.add(position, errors, total),
                 Err(ParseError::Syntax(message)) => {
                     return Err(ParseError::Syntax(format!("line {} of the body: {message}", number + 1)));
                 }
@@ -145,8 +145,8 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn add(&mut self, position: usize, errors: Vec<MemberError>) {
-        self.total += errors.len();
+    fn add(&mut self, position: usize, errors: Vec<MemberError>, total: usize) {
+        self.total += total;
         let room = LISTED_ERRORS - self.errors.len();
         self.errors.extend(errors.into_iter().take(room).map(|error| MemberError {
             pointer: format!("/{position}{}", error.pointer),
@@ -207,20 +207,28 @@ impl<'de> Deserialize<'de> for CheckedArray {
                 formatter.write_str("an array of objects")
             }
 
+            /// The library's own message would repeat the string.
+            fn visit_str<E: Error>(self, _: &str) -> Result<CheckedArray, E> {
+                Err(E::invalid_type(Unexpected::Other("a string"), &self))
+            }
+
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<CheckedArray, A::Error> {
                 let mut array = CheckedArray { events: Vec::new(), refusal: Refusal::default() };
                 let mut position = 0;
                 while let Some(Checked { event, errors }) = items.next_element()? {
                     match event {
                         Some(event) => array.events.push(event),
-                        None => array.refusal.add(position, errors),
+                        None => {
+                            let total = errors.len();
+                            array.refusal.add(position, errors, total);
+                        }
                     }
                     position += 1;
                 }
                 Ok(array)
             }
         }
-        deserializer.deserialize_seq(ArrayVisitor)
+        deserializer.deserialize_any(ArrayVisitor)
     }
 }
 
@@ -545,5 +553,22 @@ mod tests {
         let longest =
             errors_of(Event::parse(long_name.as_bytes())).iter().map(|(_, detail)| detail.len()).max();
         assert!(longest < Some(100));
+    }
+
+    #[test]
+    fn a_string_in_place_of_an_array_is_not_repeated() {
+        let string = format!("\"{}\"", "x".repeat(1_000_000));
+        let message = "invalid type: a string, expected an array of objects at line 1 column 1000002";
+        assert_eq!(Event::parse_array(string.as_bytes()), Err(ParseError::Syntax(message.to_owned())));
+    }
+
+    #[test]
+    fn lines_and_arrays_count_their_errors_alike() {
+        let members: Vec<String> = (0..LISTED_ERRORS).map(|n| format!("\"m{n}\":1")).collect();
+        let object = format!("{{{}}}", members.join(","));
+        let array = Event::parse_array(format!("[{object},{object}]").as_bytes());
+        let Err(ParseError::Shape { total, .. }) = array else { panic!("expected errors of shape") };
+        assert_eq!(total, 2 * (LISTED_ERRORS + 2));
+        assert_eq!(Event::parse_lines(format!("{object}\n{object}").as_bytes()), array);
     }
 }
