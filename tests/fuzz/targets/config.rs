@@ -1,0 +1,35 @@
+//! The config file: any text ends in settings or in an error of two lines, and no password is repeated.
+//!
+//! The input is the file. In it `%` stands for a URL with a password.
+
+#![no_main]
+
+use std::path::PathBuf;
+use std::{env, fs, process};
+
+use eventctl::config;
+use eventctl::core::hint::Hinted;
+use eventctl_fuzz::assert_presentable;
+use libfuzzer_sys::fuzz_target;
+
+const SUBCOMMANDS: [&str; 3] = ["consume", "propagate", "tail"];
+
+const PASSWORD: &str = "Tr0ub4dor";
+
+thread_local! {
+    static FILE: PathBuf = env::temp_dir().join(format!("eventctl-fuzz-{}.yaml", process::id()));
+}
+
+fuzz_target!(|text: &str| FILE.with(|file| {
+    let text = text.replace('%', &format!("postgres://events:{PASSWORD}@localhost/events"));
+    fs::write(file, &text).expect("the folder for temporary files can be written");
+    let subcommand = SUBCOMMANDS.into_iter().find(|name| text.contains(name)).unwrap_or("init-db");
+    let arguments = ["eventctl".into(), subcommand.into(), "--config".into(), file.clone().into_os_string()];
+    let Err(error) = config::read(&arguments) else { return };
+    let error = format!("{error:#}; {}", Hinted::find(&error).unwrap_or_default());
+    // Keys and names of variables are no place for a password, and are shown as they are.
+    if !error.contains("unknown key `") && !error.contains("environment variable `") {
+        assert_presentable(&error);
+        assert!(!error.contains(PASSWORD), "{error}");
+    }
+}));
