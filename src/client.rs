@@ -5,11 +5,13 @@ use std::time::Duration;
 use anyhow::bail;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes};
+use hyper::header::{HeaderMap, RETRY_AFTER};
 use hyper::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use jiff::fmt::rfc2822;
 use rustls::ClientConfig;
 use tokio::time::timeout;
 
@@ -17,6 +19,9 @@ use crate::tls::certificate_problem;
 
 /// How much of a response's body is read, in bytes; the connection of a longer one is given up.
 const RESPONSE_LIMIT_BYTES: usize = 256 << 10;
+
+/// The longest wait that a receiver can ask for with `Retry-After`.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Connections that are kept alive, and what bounds them. A clone shares them.
 #[derive(Clone)]
@@ -76,4 +81,43 @@ async fn read_to_end(
         }
     }
     Ok(content.into())
+}
+
+/// How long a response asks to wait (RFC 9110, section 10.2.3: a number of seconds, or a date), up to an hour.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let wait = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = rfc2822::parse(value).ok()?;
+            let left = date.timestamp().duration_since(jiff::Timestamp::now());
+            Duration::try_from(left).unwrap_or_default()
+        }
+    };
+    Some(wait.min(RETRY_AFTER_LIMIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn wait_for(value: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_str(value).unwrap());
+        retry_after(&headers)
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(wait_for("7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait_for("99999999999"), Some(RETRY_AFTER_LIMIT));
+        assert_eq!(wait_for("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
+        let soon = soon.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let wait = wait_for(&soon).unwrap();
+        assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
+        assert_eq!(wait_for("soon"), None);
+    }
 }

@@ -5,11 +5,8 @@ use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{
-    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
-};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
-use jiff::fmt::rfc2822;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -19,14 +16,11 @@ use super::report::{Attempt, Fate, Report};
 use super::source::Outgoing;
 use crate::auth::client::FetchError;
 use crate::cli::{Endpoint, PropagateOptions};
-use crate::client::HttpClient;
+use crate::client::{HttpClient, retry_after};
 use crate::core::backoff::Backoff;
 
 /// Waits between retries, unless the receiver asks for longer ones.
 pub const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10) };
-
-/// The longest wait that a receiver can ask for with `Retry-After`.
-const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -142,7 +136,7 @@ impl Sender {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Answer {
         let response = self.http.exchange(request).await;
-        let retry_after = response.as_ref().ok().and_then(|response| retry_after_of(response.headers()));
+        let retry_after = response.as_ref().ok().and_then(|response| retry_after(response.headers()));
         let status = response.map(|response| response.status()).map_err(|error| format!("{error:#}"));
         Answer { status, retry_after, token_generation: 0 }
     }
@@ -204,41 +198,9 @@ fn is_transient(status: StatusCode) -> bool {
     transient || status.is_server_error()
 }
 
-/// RFC 9110, section 10.2.3: a number of seconds, or a date.
-fn retry_after_of(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    let wait = match value.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = rfc2822::parse(value).ok()?;
-            let left = date.timestamp().duration_since(jiff::Timestamp::now());
-            Duration::try_from(left).unwrap_or_default()
-        }
-    };
-    Some(wait.min(RETRY_AFTER_LIMIT))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn retry_after(value: &str) -> Option<Duration> {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, HeaderValue::from_str(value).unwrap());
-        retry_after_of(&headers)
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after("99999999999"), Some(RETRY_AFTER_LIMIT));
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
-        let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
-        let soon = soon.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        let wait = retry_after(&soon).unwrap();
-        assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
-        assert_eq!(retry_after("soon"), None);
-    }
 
     #[test]
     fn only_what_may_pass_is_transient() {

@@ -7,10 +7,12 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use eventctl::cli::{ByteSize, Endpoint, Header, Lines};
+use eventctl::client::retry_after;
 use eventctl::core::query::Glob;
 use eventctl::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
 use eventctl::store::StoreLocation;
 use eventctl_fuzz::assert_presentable;
+use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use libfuzzer_sys::fuzz_target;
 
 const PASSWORD: &str = "Tr0ub4dor";
@@ -22,6 +24,7 @@ fuzz_target!(|text: &str| {
     assert_endpoint(text);
     assert_location(text);
     assert_header(text);
+    assert_wait(text);
     let _ = read::<Lines>(text);
     let _ = read::<Glob>(text);
     assert_no_password(text);
@@ -58,6 +61,16 @@ fn assert_duration(text: &str) {
             assert!(Instant::now().checked_add(duration).is_some(), "{duration:?}");
         }
         Err(message) => assert_presentable(&message),
+    }
+}
+
+/// What a receiver asks for is a time in seconds or a date, and never for long.
+fn assert_wait(text: &str) {
+    let Ok(value) = HeaderValue::from_str(text) else { return };
+    let wait = retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]));
+    assert!(wait.is_none_or(|wait| wait <= Duration::from_secs(3600)), "{wait:?}");
+    if let Ok(seconds) = text.parse() {
+        assert_eq!(wait, Some(Duration::from_secs(seconds).min(Duration::from_secs(3600))));
     }
 }
 
