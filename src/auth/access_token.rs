@@ -141,7 +141,10 @@ impl SigningKeys {
         let claims: Claims<'_> = serde_json::from_slice(&claims).map_err(|_| InvalidToken)?;
         let now = seconds(now);
         let begun = claims.iat.max(claims.nbf.unwrap_or(claims.iat)) <= now + CLOCK_SKEW_SECONDS;
-        let valid = claims.iss == ISSUER && claims.aud == AUDIENCE && begun && now < claims.exp;
+        // No token of ours lives longer, whoever else has the key.
+        let latest = now + ACCESS_TOKEN_LIFETIME.as_secs() as i64 + CLOCK_SKEW_SECONDS;
+        let in_time = begun && now < claims.exp && claims.exp <= latest;
+        let valid = claims.iss == ISSUER && claims.aud == AUDIENCE && in_time;
         if valid { Ok(()) } else { Err(InvalidToken) }
     }
 }
