@@ -24,8 +24,7 @@ pub async fn answer(
     form: &[u8],
     address: IpAddr,
 ) -> Result<Answer, Problem> {
-    let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let granted = match Grant::parse(form, authorization) {
+    let granted = match authorization_of(headers).and_then(|value| Grant::parse(form, value)) {
         Ok(grant) => issuer.grant(grant, address).await,
         Err(error) => Err(error),
     };
@@ -44,6 +43,16 @@ pub fn check_form(headers: &HeaderMap) -> Result<(), Problem> {
     }
     let detail = "expected Content-Type application/x-www-form-urlencoded";
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+}
+
+/// Of two values another server could have chosen the other.
+fn authorization_of(headers: &HeaderMap) -> Result<Option<&str>, GrantError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().and_then(|value| value.to_str().ok());
+    match values.next() {
+        None => Ok(value),
+        Some(_) => Err(GrantError::InvalidRequest("the Authorization header is given twice")),
+    }
 }
 
 fn granted_answer(tokens: Tokens) -> Answer {
