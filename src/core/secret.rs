@@ -92,10 +92,11 @@ pub fn read_private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     check_private(path, &file)?;
     let mut content = Zeroizing::new(Vec::new());
     let read = file.by_ref().take(FILE_LIMIT_BYTES + 1).read_to_end(&mut content);
-    let length = read.with_context(|| format!("cannot read `{shown}`"))?;
+    let hint = "name the file that holds the secret";
+    let length = read.with_context(|| format!("cannot read `{shown}`")).hint(hint)?;
     if length as u64 > FILE_LIMIT_BYTES {
         let problem = format!("cannot use `{shown}`: it is larger than {FILE_LIMIT_BYTES} bytes");
-        return Err(hinted(problem, "name the file that holds the secret"));
+        return Err(hinted(problem, hint));
     }
     Ok(content)
 }
