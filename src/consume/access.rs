@@ -36,10 +36,7 @@ impl Secrets {
             "--previous-signing-key-file",
         )?;
         let token = choose(&options.token_file, options.token.take(), "--token-file")?;
-        if token.as_ref().is_some_and(|token| token.expose().len() < TOKEN_MINIMUM_BYTES) {
-            let problem = format!("the token of `--token-file` is shorter than {TOKEN_MINIMUM_BYTES} bytes");
-            return Err(hinted(problem, "make one with openssl rand -hex 32"));
-        }
+        token.as_ref().map_or(Ok(()), check_token)?;
         let credentials = match (options.username.clone(), password) {
             (Some(username), Some(password)) => Some(Credentials { username, password }),
             (Some(_), None) => {
@@ -82,6 +79,17 @@ impl Secrets {
         };
         Ok(Access::new(self.token.as_ref(), issuer))
     }
+}
+
+fn check_token(token: &Secret) -> anyhow::Result<()> {
+    let problem = if token.expose().len() < TOKEN_MINIMUM_BYTES {
+        format!("the token of `--token-file` is shorter than {TOKEN_MINIMUM_BYTES} bytes")
+    } else if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        "the token of `--token-file` holds what a header cannot: spaces or other than ASCII".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(hinted(problem, "make one with openssl rand -hex 32"))
 }
 
 fn signing_key(key: &Secret, flag: &str) -> anyhow::Result<SigningKey> {
