@@ -17,7 +17,7 @@ pub fn signing_key(connection: &mut Connection, candidate: [u8; 32]) -> rusqlite
 /// Keeps a new token, and forgets all that have expired.
 pub fn add(connection: &mut Connection, token: &RefreshToken, now: Timestamp) -> rusqlite::Result<()> {
     let transaction = immediate(connection)?;
-    transaction.execute("DELETE FROM refresh_tokens WHERE expires_at <= ?1", [now.as_microseconds()])?;
+    forget_expired(&transaction, now)?;
     transaction.execute(
         "INSERT INTO refresh_tokens (token_digest, family, subject, expires_at) VALUES (?1, ?2, ?3, ?4)",
         params![token.digest, token.family, token.subject, token.expires_at.as_microseconds()],
@@ -25,7 +25,8 @@ pub fn add(connection: &mut Connection, token: &RefreshToken, now: Timestamp) ->
     transaction.commit()
 }
 
-/// Exchanges a token for its successor, or revokes its family where it had been exchanged before.
+/// Exchanges a token for its successor, or revokes its family where it had been exchanged before; forgets
+/// all that have expired.
 pub fn rotate(
     connection: &mut Connection,
     digest: [u8; 32],
@@ -33,10 +34,11 @@ pub fn rotate(
     now: Timestamp,
 ) -> rusqlite::Result<Rotation> {
     let transaction = immediate(connection)?;
-    let select =
-        "SELECT family, subject, used FROM refresh_tokens WHERE token_digest = ?1 AND expires_at > ?2";
+    // A client that never logs in again leaves a token behind with each exchange.
+    forget_expired(&transaction, now)?;
+    let select = "SELECT family, subject, used FROM refresh_tokens WHERE token_digest = ?1";
     let known = transaction
-        .query_row(select, params![digest, now.as_microseconds()], |row| {
+        .query_row(select, [digest], |row| {
             Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, String>(1)?, row.get::<_, bool>(2)?))
         })
         .optional()?;
@@ -55,6 +57,11 @@ pub fn rotate(
     };
     transaction.commit()?;
     Ok(rotation)
+}
+
+fn forget_expired(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
+    let delete = "DELETE FROM refresh_tokens WHERE expires_at <= ?1";
+    transaction.execute(delete, [now.as_microseconds()]).map(drop)
 }
 
 fn immediate(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
