@@ -1,14 +1,19 @@
 //! `eventctl consume`: what clients of the HTTP interface rely on.
 
+mod access;
+mod access_tokens;
 mod bodies;
 mod drain;
 mod garbage;
+mod guessing;
 mod keys;
 mod limits;
 mod listing;
+mod refresh_tokens;
 mod refusals;
 mod slow;
 mod strings;
+mod tokens;
 mod waiting;
 mod wire;
 

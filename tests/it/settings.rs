@@ -1,5 +1,7 @@
 //! Settings: where they come from, who wins, and what is said of wrong ones.
 
+mod secrets;
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -176,3 +176,43 @@ fn a_thousand_connections_that_come_and_go_leave_room() {
         served.all(|served| served).then_some(())
     });
 }
+
+#[test]
+fn an_address_has_so_many_connections_and_another_has_its_own() {
+    let (directory, server) = start(&["--max-connections-per-address", "2"]);
+    let mut admitted = [server.connect(), server.connect()];
+    for connection in &mut admitted {
+        assert_eq!(connection.get("/health").status, 200);
+    }
+    let mut refused = server.connect();
+    let response = refused.post_event("a", "b");
+    assert_eq!(detail_of(&response, 503), "too many connections: not stored");
+    assert_eq!(response.header("retry-after"), Some("1"));
+    assert!(refused.is_closed());
+    let mut elsewhere = [server.connect_from([127, 0, 0, 2]), server.connect_from([127, 0, 0, 2])];
+    for connection in &mut elsewhere {
+        assert_eq!(connection.get("/health").status, 200);
+    }
+    assert_eq!(server.connect_from([127, 0, 0, 2]).get("/health").status, 503);
+    let [mut remaining, leaving] = admitted;
+    drop(leaving);
+    wait_until(|| (server.connect().get("/health").status == 200).then_some(()));
+    assert_eq!(remaining.get("/health").status, 200);
+    assert_eq!(stored(&directory), []);
+}
+
+#[test]
+fn an_address_with_too_many_connections_keeps_no_other_waiting() {
+    let (_directory, server) = start(&["--max-connections-per-address", "1", "--header-timeout", "1h"]);
+    let mut admitted = server.connect();
+    assert_eq!(admitted.get("/health").status, 200);
+    let mut silent: Vec<Connection> = (0..200).map(|_| server.connect()).collect();
+    // Accepted behind all of them, and long before any of them has to go.
+    let mut elsewhere = server.connect_from([127, 0, 0, 2]);
+    assert_eq!(elsewhere.post_event("a", "b").status, 201);
+    assert_eq!(admitted.get("/health").status, 200);
+    // Those that are beyond all measure are closed at once.
+    assert!(silent.last_mut().unwrap().is_closed());
+    drop(silent);
+    assert_eq!(elsewhere.get("/health").status, 200);
+}

@@ -1,9 +1,10 @@
 //! A client that shows exactly what goes over the wire.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use super::PATIENCE;
 
@@ -41,7 +42,23 @@ impl Connection {
     }
 
     pub fn try_open(address: SocketAddr) -> io::Result<Connection> {
-        let stream = TcpStream::connect(address)?;
+        Connection::over(TcpStream::connect(address)?)
+    }
+
+    /// Opens a connection from an address of this machine, such as any of 127.0.0.0/8.
+    pub fn open_from(local: IpAddr, address: SocketAddr) -> Connection {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let connected = runtime.block_on(async {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::new(local, 0))?;
+            socket.connect(address).await?.into_std()
+        });
+        let stream = connected.unwrap();
+        stream.set_nonblocking(false).unwrap();
+        Connection::over(stream).unwrap()
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Connection> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(Connection { stream: BufReader::new(stream) })
@@ -125,6 +142,12 @@ impl Connection {
 
     pub fn get(&mut self, path: &str) -> Response {
         self.request("GET", path, &[], b"")
+    }
+
+    /// Posts a form to `/token`.
+    pub fn post_form(&mut self, form: impl AsRef<[u8]>) -> Response {
+        let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+        self.request("POST", "/token", &headers, form.as_ref())
     }
 
     /// Posts JSON to `/event`.

@@ -5,7 +5,8 @@ pub mod http;
 pub mod receiver;
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -156,6 +157,11 @@ impl Consume {
         http::Connection::open(self.address)
     }
 
+    /// A connection to it from an address of this machine, such as any of 127.0.0.0/8.
+    pub fn connect_from(&self, local: impl Into<IpAddr>) -> http::Connection {
+        http::Connection::open_from(local.into(), self.address)
+    }
+
     /// Stores an event, which must be acknowledged.
     pub fn store(&self, event_type: &str, event_payload: &str) {
         let response = self.connect().post_event(event_type, event_payload);
@@ -189,6 +195,18 @@ pub fn write_file(directory: &Path, name: &str, content: impl AsRef<[u8]>) -> Pa
     let path = directory.join(name);
     std::fs::write(&path, content).unwrap();
     path
+}
+
+/// Writes a file that only its owner has access to, and returns its path.
+pub fn write_secret(directory: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = write_file(directory, name, content);
+    set_mode(&path, 0o600);
+    path
+}
+
+/// Sets who has access to a file.
+pub fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Runs a command that must fail with this code and say why in two lines: those lines, without their labels.
