@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::http1::{LINGER_TIME, Progress, Transport};
 use super::http2::{
     CONNECTION_WINDOW_BYTES, MAXIMUM_RESETS, MAXIMUM_STREAMS, OwnedTasks, SEND_BUFFER_BYTES,
-    STREAM_WINDOW_BYTES, Streams,
+    STREAM_WINDOW_BYTES, Streams, without_content,
 };
 use super::problem::Problem;
 use super::routes::{Answer, Routes};
@@ -126,10 +126,12 @@ impl Connection {
         let streams = Arc::new(Streams::new());
         let tasks = OwnedTasks::default();
         let connection = Arc::new(self);
-        let service = service_fn(|request| {
+        let service = service_fn(|request: Request<Incoming>| {
             let (connection, request_of) = (Arc::clone(&connection), Streams::begin(&streams));
             async move {
+                let asks_for_head = request.method() == Method::HEAD;
                 let answer = connection.answer(request).await;
+                let answer = if asks_for_head { without_content(answer) } else { answer };
                 Ok::<_, Infallible>(request_of.answered(answer).map(Full::new))
             }
         });

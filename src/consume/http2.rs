@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
-use hyper::header::CONNECTION;
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::rt::Executor;
 use tokio::task::JoinSet;
 
@@ -97,6 +97,14 @@ impl OpenRequest {
         let content = Bytes::from_owner(Unsent { content, _request: self });
         Answer::from_parts(head, content)
     }
+}
+
+/// The answer to HEAD, which tells the length of a body that it does not have (RFC 9110, section 9.3.2):
+/// hyper leaves the body out for HTTP/1.1 alone.
+pub fn without_content(mut answer: Answer) -> Answer {
+    let length = HeaderValue::from(answer.body().len());
+    answer.headers_mut().insert(CONTENT_LENGTH, length);
+    answer.map(|_| Bytes::new())
 }
 
 impl Drop for OpenRequest {
