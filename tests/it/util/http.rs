@@ -9,8 +9,8 @@ use tokio::net::TcpSocket;
 use super::PATIENCE;
 
 /// A connection that is kept alive.
-pub struct Connection {
-    stream: BufReader<TcpStream>,
+pub struct Connection<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 /// A response, read whole.
@@ -42,7 +42,7 @@ impl Connection {
     }
 
     pub fn try_open(address: SocketAddr) -> io::Result<Connection> {
-        Connection::over(TcpStream::connect(address)?)
+        open_stream(address).map(Connection::over)
     }
 
     /// Opens a connection from an address of this machine, such as any of 127.0.0.0/8.
@@ -55,16 +55,28 @@ impl Connection {
         });
         let stream = connected.unwrap();
         stream.set_nonblocking(false).unwrap();
-        Connection::over(stream).unwrap()
+        patient(stream).map(Connection::over).unwrap()
+    }
+}
+
+/// A stream that does not wait for ever.
+pub fn open_stream(address: SocketAddr) -> io::Result<TcpStream> {
+    patient(TcpStream::connect(address)?)
+}
+
+fn patient(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// HTTP over a stream.
+    pub fn over(stream: S) -> Connection<S> {
+        Connection { stream: BufReader::new(stream) }
     }
 
-    fn over(stream: TcpStream) -> io::Result<Connection> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        Ok(Connection { stream: BufReader::new(stream) })
-    }
-
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &S {
         self.stream.get_ref()
     }
 

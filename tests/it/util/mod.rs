@@ -2,7 +2,9 @@
 
 pub mod disk;
 pub mod http;
+pub mod http2;
 pub mod receiver;
+pub mod tls;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -124,6 +126,7 @@ impl Drop for Process {
 pub struct Consume {
     pub process: Process,
     pub address: SocketAddr,
+    scheme: String,
 }
 
 impl Consume {
@@ -142,14 +145,15 @@ impl Consume {
     /// Starts a command that runs `consume`.
     pub fn start_command(command: &mut Command) -> Consume {
         let mut process = Process::start(command);
-        let line = process.wait_for_stderr("listening on http://");
-        let address = line.split("http://").nth(1).unwrap().trim().parse().unwrap();
-        Consume { process, address }
+        let line = process.wait_for_stderr("listening on http");
+        let url = line.strip_prefix("listening on ").unwrap();
+        let (scheme, address) = url.split_once("://").unwrap();
+        Consume { process, address: address.parse().unwrap(), scheme: scheme.to_owned() }
     }
 
     /// A URL of it.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// A connection to it.
