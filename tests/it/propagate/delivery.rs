@@ -134,12 +134,17 @@ fn retry_after_is_obeyed() {
 
 #[test]
 fn broken_connections_and_responses_are_retried_with_the_same_key() {
-    let replies: [fn() -> Reply; 5] = [
+    let replies: [fn() -> Reply; 8] = [
         || Reply::Reset,
         || Reply::SendAndClose(String::new()),
         || Reply::SendAndClose("HTTP/1.1 201 Created\r\nContent-Le".to_owned()),
         || Reply::SendAndClose("HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\nhalf".to_owned()),
         || Reply::SendAndClose("220 ready for mail\r\n".to_owned()),
+        // Responses that announce another one.
+        || Reply::SendAndClose("HTTP/1.1 102 Processing\r\n\r\n".repeat(20_000)),
+        // Headers without end, and one header without end.
+        || Reply::SendAndClose("HTTP/1.1 201 Created\r\n".to_owned() + &"X: y\r\n".repeat(200_000)),
+        || Reply::SendAndClose("HTTP/1.1 201 Created\r\nX: ".to_owned() + &"y".repeat(1 << 20)),
     ];
     for reply in replies {
         let directory = tempdir().unwrap();
