@@ -3,6 +3,8 @@
 mod delivery;
 mod report;
 mod schedule;
+mod tls;
+mod tokens;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};

@@ -6,6 +6,17 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ServerConfig;
+use tokio::runtime::{self, Runtime};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
 use super::PATIENCE;
 
 /// A request that has arrived.
@@ -160,4 +171,60 @@ fn whole_request(bytes: &[u8]) -> Option<(Arrival, usize)> {
     let body = bytes.get(end..end + length)?;
     let body = String::from_utf8(body.to_vec()).unwrap();
     Some((Arrival { body, ..arrival }, end + length))
+}
+
+/// A receiver over TLS that takes every event, in HTTP/1.1 or HTTP/2 as the client agrees to.
+pub struct TlsReceiver {
+    pub address: SocketAddr,
+    versions: Arc<Mutex<Vec<Version>>>,
+    _runtime: Runtime,
+}
+
+impl TlsReceiver {
+    pub fn start(config: ServerConfig) -> TlsReceiver {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let versions = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&versions);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, kept) = (acceptor.clone(), Arc::clone(&kept));
+                // How a client ends its connection is its own affair.
+                tokio::spawn(async move {
+                    let stream = acceptor.accept(stream).await.ok()?;
+                    serve_tls(stream, kept).await.ok()
+                });
+            }
+        });
+        TlsReceiver { address, versions, _runtime: runtime }
+    }
+
+    /// The versions in which events have arrived by now.
+    pub fn versions(&self) -> Vec<Version> {
+        self.versions.lock().unwrap().clone()
+    }
+}
+
+async fn serve_tls(
+    stream: TlsStream<tokio::net::TcpStream>,
+    versions: Arc<Mutex<Vec<Version>>>,
+) -> hyper::Result<()> {
+    let is_http_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let service = service_fn(move |request: Request<Incoming>| {
+        let versions = Arc::clone(&versions);
+        async move {
+            let version = request.version();
+            request.into_body().collect().await?;
+            versions.lock().unwrap().push(version);
+            let response = Response::builder().status(201);
+            hyper::Result::Ok(response.body(Full::<Bytes>::default()).unwrap())
+        }
+    });
+    if is_http_2 {
+        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await
+    } else {
+        http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 
 use super::http::{Connection, open_stream};
 
@@ -37,6 +37,13 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.signed_by(&key, &*self.0).unwrap();
         Identity { certificate, key }
+    }
+
+    /// The authority's own certificate, as a server or client can misuse it.
+    pub fn own_identity(&self) -> Identity {
+        let certificate: &Certificate = self.0.as_ref();
+        let key = KeyPair::from_pem(&self.0.key().serialize_pem()).unwrap();
+        Identity { certificate: certificate.clone(), key }
     }
 
     /// Writes the certificate as `NAME.pem`.
@@ -69,6 +76,16 @@ impl Identity {
         let key = directory.join(format!("{name}.key"));
         fs::write(&key, self.key.serialize_pem()).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// What a server shows that speaks these protocols.
+    pub fn server_config(&self, protocols: &[&[u8]]) -> ServerConfig {
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut config =
+            builder.with_single_cert(vec![self.certificate().clone()], self.private_key()).unwrap();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config
     }
 
     fn private_key(&self) -> PrivateKeyDer<'static> {
