@@ -10,7 +10,7 @@ use crate::util::http2::*;
 use crate::util::{PATIENCE, random};
 
 use super::stored;
-use super::tls::Secured;
+use super::tls::{Secured, SetOnDrop};
 
 /// What the server's memory never grows beyond, whatever its clients do.
 const MEMORY_LIMIT_KIB: u64 = 160 << 10;
@@ -97,15 +97,6 @@ impl Siege {
         assert_eq!(good.len(), served + 2);
         assert!(attacks.iter().all(|(kind, _)| kind == "attack"), "{attacks:?}");
         attacks.len()
-    }
-}
-
-/// Ends the loop of another thread when this one fails, too.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -285,6 +276,10 @@ fn a_head_that_makes_no_sense_is_refused_and_nothing_is_stored() {
         with((":status", "200")),
         with((":unknown", "x")),
         with((":protocol", "websocket")),
+        vec![(":method", "CONNECT"), (":authority", "test")],
+        [&[(":path", "*")], &without(":path")[..]].concat(),
+        [&[(":path", "event")], &without(":path")[..]].concat(),
+        [&[(":authority", "")], &without(":authority")[..]].concat(),
         with(("", "x")),
         with(("na me", "x")),
         with(("a", "b\r\nc: d")),

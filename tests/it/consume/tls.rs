@@ -58,6 +58,15 @@ impl Secured {
     }
 }
 
+/// Ends the loop of another thread when this one fails, too.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn an_event_arrives_over_http_1_and_over_http_2() {
     let secured = Secured::start(&[]);
@@ -358,6 +367,7 @@ fn a_certificate_changes_under_load_and_no_request_fails() {
                 })
             })
             .collect();
+        let _over = SetOnDrop(&over);
         let mut idle = (secured.http1(), secured.http2());
         assert_eq!((idle.0.get("/health").status, idle.1.get("/health").status), (200, 200));
         let mut shown = vec![secured.shown_certificate()];
