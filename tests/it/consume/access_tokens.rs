@@ -297,6 +297,7 @@ fn every_claim_is_checked() {
     for time in [now() + 60, now() + 3600, i64::MAX] {
         forge(format!("iat {time}"), draft.claim("iat", time));
         forge(format!("nbf {time}"), draft.claim("nbf", time));
+        forge(format!("iat {time} behind nbf"), draft.claim("iat", time).claim("nbf", now()));
     }
     forge("nbf as text".to_owned(), draft.claim("nbf", "0"));
     assert_refused(forged);

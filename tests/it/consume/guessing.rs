@@ -167,6 +167,30 @@ fn guesses_that_are_not_waited_for_count_as_well() {
 }
 
 #[test]
+fn logins_that_pile_up_are_503() {
+    const LOGINS: u8 = 100;
+    let (_directory, server) = start_guarded(&[]);
+    let mut logins: Vec<_> = (1..=LOGINS).map(|number| server.connect_from(address(number))).collect();
+    for (number, connection) in logins.iter_mut().enumerate() {
+        let form = password_form(&format!("name {number}"), "wrong");
+        let head =
+            "POST /token HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-www-form-urlencoded\r\n";
+        let request = format!("{head}Content-Length: {}\r\n\r\n{form}", form.len());
+        connection.send(request.as_bytes()).unwrap();
+    }
+    assert_eq!(server.connect().get("/health").status, 200);
+    let responses = logins.iter_mut().map(|connection| connection.receive().unwrap());
+    let (busy, checked): (Vec<_>, Vec<_>) = responses.partition(|response| response.status == 503);
+    checked.iter().for_each(|response| assert_refused(response, "invalid_grant"));
+    assert!(!busy.is_empty() && !checked.is_empty(), "{} were checked", checked.len());
+    for response in &busy {
+        assert_eq!(detail_of(response, 503), "too many logins at once");
+        assert_eq!(response.header("retry-after"), Some("1"));
+    }
+    tokens_of(&server.connect().post_form(password_form(USERNAME, PASSWORD)));
+}
+
+#[test]
 fn guesses_do_not_keep_events_waiting() {
     const GUESSERS: u8 = 8;
     const EVENTS: usize = 200;

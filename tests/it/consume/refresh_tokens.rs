@@ -170,7 +170,9 @@ fn a_store_shows_neither_passwords_nor_tokens() {
         for name in ["events.db", "events.db-wal"] {
             let Ok(bytes) = std::fs::read(directory.path().join(name)) else { continue };
             let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-            for secret in [PASSWORD, &login.refresh, &next.refresh, &login.access, &next.access] {
+            // A part of a token is enough to guess the rest of it.
+            let tokens = [&login.refresh, &next.refresh, &login.access, &next.access];
+            for secret in tokens.map(|token| &token[token.len() - 43..][..20]).into_iter().chain([PASSWORD]) {
                 assert!(!holds(secret), "{name} holds {secret}");
             }
         }
