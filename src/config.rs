@@ -73,7 +73,9 @@ fn with_environment(command: Command) -> Command {
     command.mut_args(name_variable).mut_subcommands(move |command| command.mut_args(name_variable))
 }
 
-/// Whether a setting is a password, a key or a token.
+/// The settings that are passwords, keys and tokens.
+const SECRETS: [&str; 4] = ["--password", "--signing-key", "--previous-signing-key", "--token"];
+
 fn is_secret(arg: &Arg) -> bool {
     arg.is_hide_set()
 }
@@ -180,8 +182,7 @@ impl Layers {
                 if running != Some(section.as_str()) {
                     continue;
                 }
-                // What is only a reference to a variable is no secret yet.
-                if is_secret(arg) && value.0.iter().any(|value| !value.contains("${")) {
+                if is_secret(arg) && !value.0.iter().all(|value| is_reference(value)) {
                     check_holder(path)?;
                 }
                 let source = format!("`{section}: {key}` in `{shown}`");
@@ -215,6 +216,12 @@ impl Layers {
         }
         command
     }
+}
+
+/// Whether a value is a variable and nothing else: `${NAME}`, which says nothing of its content.
+fn is_reference(value: &str) -> bool {
+    let name = value.strip_prefix("${").and_then(|value| value.strip_suffix('}'));
+    name.is_some_and(|name| name.chars().all(|character| character.is_alphanumeric() || character == '_'))
 }
 
 /// Makes sure that a file of settings that holds a secret is its owner's alone.
@@ -344,7 +351,11 @@ fn explain(error: &clap::Error, arguments: &[OsString], layers: &Layers) -> anyh
             _ => one_line(error.to_string().trim_start_matches("error: ")).replace('\'', "`"),
         };
         let suggestion = text_of(ContextKind::SuggestedArg).or(text_of(ContextKind::SuggestedSubcommand));
-        let hint = suggestion.map_or(help.clone(), |name| format!("did you mean `{name}`? {help}"));
+        let hint = suggestion.map_or(help.clone(), |name| {
+            // A secret itself is not for the command line.
+            let name = if SECRETS.contains(&name.as_str()) { format!("{name}-file") } else { name };
+            format!("did you mean `{name}`? {help}")
+        });
         return hinted(message, hint);
     };
     let flag = flag.split(' ').next().unwrap_or_default().to_owned();
@@ -385,7 +396,7 @@ fn source_of(flag: &str, subcommand: Option<&str>, arguments: &[OsString], layer
 
 /// A wrong value without the password that it may hold.
 fn redacted(flag: &str, value: &str) -> String {
-    if ["--header", "--password", "--signing-key", "--previous-signing-key", "--token"].contains(&flag) {
+    if flag == "--header" || SECRETS.contains(&flag) {
         return "[not shown]".to_owned();
     }
     match (value.find("://"), value.rfind('@')) {
@@ -410,6 +421,31 @@ mod tests {
         }
         let error = interpolate("${EVENTCTL_TEST_UNSET}", &dotenv).unwrap_err();
         assert!(error.to_string().contains("EVENTCTL_TEST_UNSET"));
+    }
+
+    #[test]
+    fn secrets_are_the_hidden_settings() {
+        let mut secrets: Vec<String> = Cli::command()
+            .get_subcommands()
+            .flat_map(Command::get_arguments)
+            .filter(|arg| is_secret(arg))
+            .map(|arg| format!("--{}", arg.get_long().unwrap()))
+            .collect();
+        secrets.sort();
+        secrets.dedup();
+        let mut expected = SECRETS;
+        expected.sort_unstable();
+        assert_eq!(secrets, expected);
+    }
+
+    #[test]
+    fn a_reference_holds_no_secret() {
+        assert!(is_reference("${PASSWORD_2}"));
+        for literal in
+            ["secret", "${NAME:-secret}", "a${NAME}", "${NAME}a", "${A}b${C}", "$${NAME}", "pa$$${X}"]
+        {
+            assert!(!is_reference(literal), "{literal}");
+        }
     }
 
     #[test]

@@ -116,11 +116,11 @@ impl SigningKeys {
         format!("{signed}.{signature}")
     }
 
-    /// Makes sure that a token is ours and valid now.
+    /// Makes sure that a token is ours, for this subject, and valid now.
     ///
     /// # Errors
     /// It is not.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<(), InvalidToken> {
+    pub fn verify(&self, token: &str, subject: &str, now: Timestamp) -> Result<(), InvalidToken> {
         if token.len() > TOKEN_LIMIT_BYTES {
             return Err(InvalidToken);
         }
@@ -144,7 +144,7 @@ impl SigningKeys {
         // No token of ours lives longer, whoever else has the key.
         let latest = now + ACCESS_TOKEN_LIFETIME.as_secs() as i64 + CLOCK_SKEW_SECONDS;
         let in_time = begun && now < claims.exp && claims.exp <= latest;
-        let valid = claims.iss == ISSUER && claims.aud == AUDIENCE && in_time;
+        let valid = claims.iss == ISSUER && claims.aud == AUDIENCE && claims.sub == subject && in_time;
         if valid { Ok(()) } else { Err(InvalidToken) }
     }
 }

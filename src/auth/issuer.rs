@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 
 use super::access_token::{ACCESS_TOKEN_LIFETIME, InvalidToken, SigningKeys};
 use super::grant::{Credentials, Grant};
@@ -24,6 +26,9 @@ const REFRESH_TOKEN_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 pub struct Issuer {
     username: String,
     passwords: PasswordChecker,
+    /// Makes the digests by which refresh tokens are known. Its key comes from name and password: a change of
+    /// either makes all that were given unknown.
+    refresh_tokens: Hmac<Sha256>,
     keys: SigningKeys,
     store: Store,
     names: RateLimit<[u8; 32]>,
@@ -67,9 +72,12 @@ impl Issuer {
     /// # Errors
     /// The password cannot be hashed.
     pub fn new(credentials: Credentials, keys: SigningKeys, store: Store) -> anyhow::Result<Issuer> {
+        let username = credentials.username.clone();
+        let (passwords, key) = PasswordChecker::start(credentials)?;
         Ok(Issuer {
-            username: credentials.username.clone(),
-            passwords: PasswordChecker::start(credentials)?,
+            username,
+            passwords,
+            refresh_tokens: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"),
             keys,
             store,
             names: RateLimit::new(),
@@ -82,7 +90,7 @@ impl Issuer {
     /// # Errors
     /// It is not.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<(), InvalidToken> {
-        self.keys.verify(token, now)
+        self.keys.verify(token, &self.username, now)
     }
 
     /// Gives tokens to a client at an address.
@@ -129,36 +137,43 @@ impl Issuer {
     }
 
     async fn first_refresh_token(&self) -> Result<String, GrantError> {
-        let (text, digest) = new_refresh_token()?;
+        let (text, digest) = self.new_refresh_token()?;
         let now = Timestamp::now();
-        let token = RefreshToken {
-            digest,
-            family: random().map_err(no_randomness)?,
-            subject: self.username.clone(),
-            expires_at: expiry(now),
-        };
+        let token =
+            RefreshToken { digest, family: random().map_err(no_randomness)?, expires_at: expiry(now) };
         let added = self.store.write(move |backend| backend.add_refresh_token(&token, now)).await;
         added.map_err(GrantError::Store)?;
         Ok(text)
     }
 
     async fn refresh(&self, token: &Secret) -> Result<Tokens, GrantError> {
-        let digest = digest_of(token.expose());
-        let (text, successor) = new_refresh_token()?;
+        let digest = self.refresh_token_digest(token.expose());
+        let (text, successor) = self.new_refresh_token()?;
         let now = Timestamp::now();
         let rotate = move |backend: &mut dyn Backend| {
             backend.rotate_refresh_token(digest, (successor, expiry(now)), now)
         };
         match self.store.write(rotate).await.map_err(GrantError::Store)? {
-            Rotation::Rotated { subject } if subject == self.username => self.tokens(Some(text)),
+            Rotation::Rotated => self.tokens(Some(text)),
             Rotation::Reused => {
                 eprintln!("a refresh token was used twice: all that stem from the same login are revoked");
                 Err(GrantError::InvalidGrant("the refresh token was used before: log in again"))
             }
-            Rotation::Rotated { .. } | Rotation::Unknown => {
+            Rotation::Unknown => {
                 Err(GrantError::InvalidGrant("the refresh token is not valid: log in again"))
             }
         }
+    }
+
+    /// A token of 256 random bits, and its digest.
+    fn new_refresh_token(&self) -> Result<(String, [u8; 32]), GrantError> {
+        let text = URL_SAFE_NO_PAD.encode(random::<32>().map_err(no_randomness)?);
+        let digest = self.refresh_token_digest(&text);
+        Ok((text, digest))
+    }
+
+    fn refresh_token_digest(&self, token: &str) -> [u8; 32] {
+        self.refresh_tokens.clone().chain_update(token).finalize().into_bytes().into()
     }
 
     fn tokens(&self, refresh_token: Option<String>) -> Result<Tokens, GrantError> {
@@ -166,13 +181,6 @@ impl Issuer {
         let access_token = self.keys.issue(&self.username, &id, Timestamp::now());
         Ok(Tokens { access_token, expires_in: ACCESS_TOKEN_LIFETIME, refresh_token })
     }
-}
-
-/// A token of 256 random bits, and its digest.
-fn new_refresh_token() -> Result<(String, [u8; 32]), GrantError> {
-    let text = URL_SAFE_NO_PAD.encode(random::<32>().map_err(no_randomness)?);
-    let digest = digest_of(&text);
-    Ok((text, digest))
 }
 
 fn expiry(now: Timestamp) -> Timestamp {

@@ -41,28 +41,29 @@ struct Question {
 pub struct Busy;
 
 impl PasswordChecker {
-    /// Starts the thread; the password itself is not kept.
+    /// Starts the thread; the password itself is not kept. Beside it a key that is the same wherever name and
+    /// password are, and another where either has changed.
     ///
     /// # Errors
     /// The system gives no thread or no random bytes.
-    pub fn start(credentials: Credentials) -> anyhow::Result<PasswordChecker> {
+    pub fn start(credentials: Credentials) -> anyhow::Result<(PasswordChecker, [u8; 32])> {
         let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the parameters are in range");
         let mut hasher = Hasher {
             memory: vec![Block::default(); params.block_count()],
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
-            salt: random()?,
         };
-        let expected = Expected {
-            username: digest_of(&credentials.username),
-            password: hasher.hash(credentials.password.expose()),
-        };
+        let username = digest_of(&credentials.username);
+        let key = hasher.hash(credentials.password.expose(), &username);
+        let salt: [u8; 16] = random()?;
+        let password = hasher.hash(credentials.password.expose(), &salt);
+        let expected = Expected { username, password, salt };
         drop(credentials);
         let (questions, asked) = sync_channel(WAITING_LIMIT);
         thread::Builder::new()
             .name("password checker".to_owned())
             .spawn(move || answer_all(&asked, &mut hasher, &expected))
             .context("cannot start the thread that checks passwords")?;
-        Ok(PasswordChecker { questions })
+        Ok((PasswordChecker { questions }, key))
     }
 
     /// Whether name and password are both right; an unknown name takes as long as a known one.
@@ -79,19 +80,19 @@ impl PasswordChecker {
 struct Expected {
     username: [u8; 32],
     password: [u8; 32],
+    salt: [u8; 16],
 }
 
 struct Hasher {
     argon2: Argon2<'static>,
     memory: Vec<Block>,
-    salt: [u8; 16],
 }
 
 impl Hasher {
-    fn hash(&mut self, password: &str) -> [u8; 32] {
+    fn hash(&mut self, password: &str, salt: &[u8]) -> [u8; 32] {
         let mut hash = [0; 32];
         self.argon2
-            .hash_password_into_with_memory(password.as_bytes(), &self.salt, &mut hash, &mut self.memory)
+            .hash_password_into_with_memory(password.as_bytes(), salt, &mut hash, &mut self.memory)
             .expect("a password of less than 4 GiB can be hashed");
         hash
     }
@@ -107,7 +108,7 @@ fn answer_all(asked: &Receiver<Question>, hasher: &mut Hasher, expected: &Expect
             continue;
         }
         let username = digest_of(&credentials.username).ct_eq(&expected.username);
-        let password = hasher.hash(credentials.password.expose()).ct_eq(&expected.password);
+        let password = hasher.hash(credentials.password.expose(), &expected.salt).ct_eq(&expected.password);
         let _ = answer.send((username & password).into());
     }
 }

@@ -80,7 +80,8 @@ fn refusal(error: GrantError) -> Result<Answer, Problem> {
         }
         GrantError::InvalidGrant(description) => ("invalid_grant", description),
         GrantError::TooManyAttempts(wait) => {
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong attempts");
+            let problem =
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many attempts of this name or address");
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             return Err(problem.with_header(RETRY_AFTER, HeaderValue::from(seconds)));
         }

@@ -102,24 +102,19 @@ pub enum Outcome {
 /// A refresh token (RFC 6749, section 1.5) as a store keeps it.
 #[derive(Debug, Clone)]
 pub struct RefreshToken {
-    /// SHA-256 of the token.
+    /// What it is known by.
     pub digest: [u8; 32],
     /// What all tokens that stem from one login have in common.
     pub family: [u8; 16],
-    /// Who logged in.
-    pub subject: String,
     /// When it can no longer be exchanged.
     pub expires_at: Timestamp,
 }
 
 /// What became of a refresh token that was presented.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotation {
     /// Its successor has taken its place.
-    Rotated {
-        /// Who logged in.
-        subject: String,
-    },
+    Rotated,
     /// It had been exchanged before; its family is revoked.
     Reused,
     /// It was never given, has expired or was revoked.

@@ -4,13 +4,13 @@ CREATE TABLE signing_key (
     signing_key BLOB NOT NULL
 ) STRICT;
 
--- token_digest: SHA-256 of the token. family: all tokens that stem from one login.
+-- token_digest: what the token is known by; the token itself is not kept.
+-- family: what all tokens that stem from one login have in common.
 -- expires_at: microseconds UTC since 1970. used: 1 once the token has been exchanged for another; it is
 -- kept until it expires, so that a second use is noticed.
 CREATE TABLE refresh_tokens (
     token_digest BLOB PRIMARY KEY,
     family BLOB NOT NULL,
-    subject TEXT NOT NULL,
     expires_at INTEGER NOT NULL,
     used INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;

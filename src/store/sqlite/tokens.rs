@@ -19,8 +19,8 @@ pub fn add(connection: &mut Connection, token: &RefreshToken, now: Timestamp) ->
     let transaction = immediate(connection)?;
     forget_expired(&transaction, now)?;
     transaction.execute(
-        "INSERT INTO refresh_tokens (token_digest, family, subject, expires_at) VALUES (?1, ?2, ?3, ?4)",
-        params![token.digest, token.family, token.subject, token.expires_at.as_microseconds()],
+        "INSERT INTO refresh_tokens (token_digest, family, expires_at) VALUES (?1, ?2, ?3)",
+        params![token.digest, token.family, token.expires_at.as_microseconds()],
     )?;
     transaction.commit()
 }
@@ -36,13 +36,10 @@ pub fn rotate(
     let transaction = immediate(connection)?;
     // A client that never logs in again leaves a token behind with each exchange.
     forget_expired(&transaction, now)?;
-    let select = "SELECT family, subject, used FROM refresh_tokens WHERE token_digest = ?1";
-    let known = transaction
-        .query_row(select, [digest], |row| {
-            Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, String>(1)?, row.get::<_, bool>(2)?))
-        })
-        .optional()?;
-    let Some((family, subject, used)) = known else { return Ok(Rotation::Unknown) };
+    let select = "SELECT family, used FROM refresh_tokens WHERE token_digest = ?1";
+    let known: Option<([u8; 16], bool)> =
+        transaction.query_row(select, [digest], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((family, used)) = known else { return Ok(Rotation::Unknown) };
     let rotation = if used {
         transaction.execute("DELETE FROM refresh_tokens WHERE family = ?1", [family])?;
         Rotation::Reused
@@ -50,10 +47,10 @@ pub fn rotate(
         let (successor, expires_at) = successor;
         transaction.execute("UPDATE refresh_tokens SET used = 1 WHERE token_digest = ?1", [digest])?;
         transaction.execute(
-            "INSERT INTO refresh_tokens (token_digest, family, subject, expires_at) VALUES (?1, ?2, ?3, ?4)",
-            params![successor, family, subject, expires_at.as_microseconds()],
+            "INSERT INTO refresh_tokens (token_digest, family, expires_at) VALUES (?1, ?2, ?3)",
+            params![successor, family, expires_at.as_microseconds()],
         )?;
-        Rotation::Rotated { subject }
+        Rotation::Rotated
     };
     transaction.commit()?;
     Ok(rotation)

@@ -27,17 +27,17 @@ fuzz_target!(|parts: (&str, &str, &str, u16)| {
 
 fn assert_only_issued_tokens_are_taken(subject: &str, text: &str, position: usize) {
     let now = Timestamp::from_microseconds(NOW);
-    assert!(KEYS.verify(text, now).is_err(), "{text}");
+    assert!(KEYS.verify(text, subject, now).is_err(), "{text}");
     let token = KEYS.issue(subject, text.as_bytes(), now);
     // Longer ones are refused for their length: names are bounded where they are set.
-    assert_eq!(KEYS.verify(&token, now).is_ok(), token.len() <= 2048, "{token}");
+    assert_eq!(KEYS.verify(&token, subject, now).is_ok(), token.len() <= 2048, "{token}");
     let position = position % token.len();
     let put = format!("{}{text}{}", &token[..position], &token[position..]);
-    assert!(put == token || KEYS.verify(&put, now).is_err(), "{put}");
+    assert!(put == token || KEYS.verify(&put, subject, now).is_err(), "{put}");
     let mut changed = token.clone().into_bytes();
     changed[position] ^= 1 + (text.len() % 127) as u8;
     if let Ok(changed) = str::from_utf8(&changed) {
-        assert!(KEYS.verify(changed, now).is_err(), "{changed}");
+        assert!(KEYS.verify(changed, subject, now).is_err(), "{changed}");
     }
 }
 
