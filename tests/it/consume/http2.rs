@@ -129,11 +129,13 @@ fn rapid_resets_are_told_to_calm_down() {
 
 #[test]
 fn resets_that_the_server_is_made_to_send_end_the_connection() {
-    // A window that grows by nothing is an error of the stream, and the server's to reset.
+    // A window that overflows is an error of the stream, and the server's to reset.
     let stored = Siege::start(&[]).endure(|siege| {
         let sent = siege.frames().flood(true, |count| {
             let streams = (count * 20..(count + 1) * 20).map(stream_of);
-            streams.flat_map(|stream| [open_head(stream), window_update(stream, 0)].concat()).collect()
+            streams
+                .flat_map(|stream| [open_head(stream), window_update(stream, (1 << 31) - 1)].concat())
+                .collect()
         });
         assert!(sent < 200, "{} resets were sent", sent * 20);
     });

@@ -456,7 +456,8 @@ fn sighup_ends_a_server_without_a_certificate() {
 
 #[test]
 fn sigterm_lets_requests_in_flight_finish() {
-    let mut secured = Secured::start(&["--drain-timeout", "1h", "--idle-timeout", "1h"]);
+    let mut secured =
+        Secured::start(&["--drain-timeout", "1h", "--idle-timeout", "1h", "--header-timeout", "1h"]);
     let body = event("a", &"half ".repeat(1000));
     let (first, second) = body.as_bytes().split_at(body.len() / 2);
     let length = body.len().to_string();
