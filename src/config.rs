@@ -165,7 +165,8 @@ impl Layers {
         })?;
         let sections: BTreeMap<String, BTreeMap<String, ConfigValue>> = serde_saphyr::from_str(&text)
             .map_err(|error| {
-                anyhow::anyhow!("{}: {}", cannot(), one_line(error.to_string().trim_start_matches("error: ")))
+                let problem = one_line(error.to_string().trim_start_matches("error: "));
+                anyhow::anyhow!("{}: {}", cannot(), redacted_words(&problem))
             })
             .hint(
                 "write a section a subcommand and in it a key a flag, such as `port: 8000` under `consume:`",
@@ -241,7 +242,7 @@ fn one_line(text: &str) -> String {
 fn unknown<'a>(place: &str, key: &str, known: impl Iterator<Item = &'a str>) -> anyhow::Error {
     let distance = |name: &&str| strsim::damerau_levenshtein(name, key);
     let nearest = known.min_by_key(distance).unwrap_or_default();
-    hinted(format!("{place}: unknown key `{key}`"), format!("did you mean `{nearest}`?"))
+    hinted(format!("{place}: unknown key `{}`", redacted("", key)), format!("did you mean `{nearest}`?"))
 }
 
 /// The values of a key: a scalar as it would be written behind the flag, or a list of them.
@@ -314,6 +315,7 @@ fn interpolate(text: &str, dotenv: &Variables) -> anyhow::Result<String> {
             (Some(value), _) => result.push_str(&value),
             (None, Some(default)) => result.push_str(default),
             (None, None) => {
+                let name = redacted("", name);
                 let problem = format!("the environment variable `{name}` is not set");
                 return Err(hinted(problem, format!("set it, or give a default: ${{{name}:-default}}")));
             }
@@ -399,10 +401,16 @@ fn redacted(flag: &str, value: &str) -> String {
     if flag == "--header" || SECRETS.contains(&flag) {
         return "[not shown]".to_owned();
     }
-    match (value.find("://"), value.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}://…{}", &value[..scheme], &value[at..]),
-        _ => excerpt(value, 200),
-    }
+    let Some(at) = value.rfind('@') else { return excerpt(value, 200) };
+    let scheme = value[..at].find("://").map_or("", |end| &value[..end + 3]);
+    format!("{}…{}", excerpt(scheme, 50), excerpt(&value[at..], 150))
+}
+
+/// A message of someone else's, in which each word may be a wrong value.
+fn redacted_words(message: &str) -> String {
+    let words =
+        message.split(' ').map(|word| if word.contains('@') { redacted("", word) } else { word.to_owned() });
+    excerpt(&words.collect::<Vec<_>>().join(" "), 300)
 }
 
 #[cfg(test)]
@@ -453,5 +461,9 @@ mod tests {
         assert_eq!(redacted("--db", "redis://user:secret@host/1"), "redis://…@host/1");
         assert_eq!(redacted("--header", "Authorization secret"), "[not shown]");
         assert_eq!(redacted("--port", "80\n"), "80\\n");
+        assert_eq!(redacted("--endpoint", "user:secret@host/"), "…@host/");
+        assert_eq!(redacted("--endpoint", "\u{1b}://secret@\u{202e}"), "\\u{1b}://…@\\u{202e}");
+        assert!(redacted("--db", &format!("x://secret@{}", "h".repeat(100_000))).len() < 300);
+        assert_eq!(redacted_words("key a:secret@b is\nwrong"), "key …@b is\\nwrong");
     }
 }

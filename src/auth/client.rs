@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::sleep;
 
 use super::grant::Credentials;
-use crate::client::HttpClient;
+use crate::client::{HttpClient, retry_after};
 use crate::core::backoff::Backoff;
 
 /// Waits between tries to renew a token.
@@ -20,6 +20,9 @@ const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), cap: Durati
 
 /// The part of a token's life after which it is renewed, so that there is time for more than one try.
 const RENEWAL_SHARE: f64 = 0.75;
+
+/// How long a server that refuses is left alone, whatever the events that ask for a token by then.
+const FETCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The shortest time between two renewals of tokens that hardly live.
 const RENEWAL_MINIMUM: Duration = Duration::from_secs(1);
@@ -60,6 +63,7 @@ struct Held {
     authorization: Option<HeaderValue>,
     /// How many tokens there have been.
     generation: u64,
+    fetched: Instant,
     renew_at: Option<Instant>,
 }
 
@@ -69,14 +73,19 @@ pub enum FetchError {
     /// The server will not give one to these credentials.
     Refused(String),
     /// It may the next time.
-    Transient(String),
+    Transient {
+        /// What is wrong.
+        reason: String,
+        /// How long the server asks to wait.
+        retry_after: Duration,
+    },
 }
 
 impl FetchError {
     /// What is wrong.
     pub fn reason(&self) -> &str {
         match self {
-            FetchError::Refused(reason) | FetchError::Transient(reason) => reason,
+            FetchError::Refused(reason) | FetchError::Transient { reason, .. } => reason,
         }
     }
 }
@@ -98,7 +107,7 @@ struct ErrorResponse {
 impl TokenKeeper {
     /// A keeper that has no token yet.
     pub fn new(http: HttpClient, url: Uri, grant_type: GrantType, credentials: Credentials) -> TokenKeeper {
-        let held = Held { authorization: None, generation: 0, renew_at: None };
+        let held = Held { authorization: None, generation: 0, fetched: Instant::now(), renew_at: None };
         let held = watch::Sender::new(held);
         TokenKeeper { http, url, grant_type, credentials, held, fetching: Mutex::new(None) }
     }
@@ -119,8 +128,15 @@ impl TokenKeeper {
         if self.held.borrow().generation != generation {
             return Ok(());
         }
-        if let Some((_, error)) = last_failure.as_ref().filter(|(at, _)| *at >= asked) {
+        let shared = |(at, error): &&(Instant, FetchError)| {
+            *at >= asked || matches!(error, FetchError::Refused(_)) && at.elapsed() < FETCH_PAUSE
+        };
+        if let Some((_, error)) = last_failure.as_ref().filter(shared) {
             return Err(error.clone());
+        }
+        // The first may have been taken back at once; a second that is not taken either shows that none will be.
+        if generation > 1 && self.held.borrow().fetched.elapsed() < FETCH_PAUSE {
+            return Err(FetchError::Refused("a token that was just given is not taken".to_owned()));
         }
         match self.fetch().await {
             Ok(held) => {
@@ -170,7 +186,10 @@ impl TokenKeeper {
     async fn fetch(&self) -> Result<Held, FetchError> {
         let fetched = Instant::now();
         let response = self.http.exchange(self.request()).await;
-        let response = response.map_err(|error| FetchError::Transient(format!("{error:#}")))?;
+        let response = response.map_err(|error| FetchError::Transient {
+            reason: format!("{error:#}"),
+            retry_after: Duration::ZERO,
+        })?;
         let status = response.status();
         if status != StatusCode::OK {
             let error = serde_json::from_slice::<ErrorResponse>(response.body()).ok();
@@ -178,7 +197,11 @@ impl TokenKeeper {
             let reason =
                 code.map_or_else(|| format!("status {status}"), |code| format!("status {status}: {code}"));
             let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-            return Err(if transient { FetchError::Transient(reason) } else { FetchError::Refused(reason) });
+            let retry_after = retry_after(response.headers()).unwrap_or_default();
+            return Err(match transient {
+                true => FetchError::Transient { reason, retry_after },
+                false => FetchError::Refused(reason),
+            });
         }
         let unusable = || FetchError::Refused("the response holds no bearer token".to_owned());
         let token: TokenResponse = serde_json::from_slice(response.body()).map_err(|_| unusable())?;
@@ -191,7 +214,7 @@ impl TokenKeeper {
             let lifetime = Duration::from_secs(seconds.min(24 * 3600));
             fetched + lifetime.mul_f64(RENEWAL_SHARE).max(RENEWAL_MINIMUM)
         });
-        Ok(Held { authorization: Some(authorization), generation: 0, renew_at })
+        Ok(Held { authorization: Some(authorization), generation: 0, fetched, renew_at })
     }
 
     fn request(&self) -> Request<Full<hyper::body::Bytes>> {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::connection::{ConnectionLimits, Watched};
 
@@ -113,9 +114,11 @@ impl Watched for Progress {
         let since =
             |at: &AtomicU64, limit: Duration| Duration::from_micros(at.load(Ordering::Relaxed)) + limit;
         let deadline = match self.phase.load(Ordering::Relaxed) {
-            phase if phase == Phase::Answering as u8 => return Some(limits.shortest_timeout()),
+            // The routes have deadlines of their own, and so has lingering.
+            phase if phase == Phase::Answering as u8 || phase == Phase::Lingering as u8 => {
+                return Some(limits.shortest_timeout());
+            }
             phase if phase == Phase::Head as u8 => since(&self.at, limits.header_timeout),
-            phase if phase == Phase::Lingering as u8 => since(&self.at, LINGER_TIME),
             // A response is read, or there is nothing to do; whoever reads makes progress, but not for ever.
             _ => {
                 let longest = limits.response_timeout.max(limits.idle_timeout);
@@ -133,12 +136,14 @@ pub struct Transport<S> {
     io: TokioIo<S>,
     progress: Arc<Progress>,
     lingered: usize,
+    /// How long to read on, once the connection is closing.
+    linger_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     /// A stream whose progress is noted there.
     pub fn new(stream: S, progress: Arc<Progress>) -> Transport<S> {
-        Transport { io: TokioIo::new(stream), progress, lingered: 0 }
+        Transport { io: TokioIo::new(stream), progress, lingered: 0, linger_timer: None }
     }
 
     /// Closes the stream once its client has seen all that was sent.
@@ -154,6 +159,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     ///
     /// Closing a socket with unread bytes resets it, and a reset can overtake the response.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.linger_timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Ok(()));
+        }
         let mut scratch = [0; 8192];
         while self.lingered < LINGER_BYTES {
             let mut read = ReadBuf::new(&mut scratch);
@@ -213,6 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Transport<S> {
                 return Poll::Ready(Ok(()));
             }
             self.progress.enter(Phase::Lingering);
+            self.linger_timer = Some(Box::pin(sleep(LINGER_TIME)));
         }
         self.poll_linger(cx)
     }

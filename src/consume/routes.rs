@@ -108,7 +108,7 @@ impl Routes {
         client: IpAddr,
     ) -> Result<Answer, Problem> {
         token::check_form(&head.headers)?;
-        let (form, _reservation) = self.read(unread, token::FORM_LIMIT_BYTES).await?;
+        let (form, _reservation) = self.read(unread, head.version, token::FORM_LIMIT_BYTES).await?;
         timeout(self.store_timeout, token::answer(issuer, &head.headers, &form, client)).await.unwrap_or_else(
             |_| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the login was not checked in time")),
         )
@@ -117,9 +117,10 @@ impl Routes {
     async fn read(
         &self,
         unread: &mut Option<Incoming>,
+        version: Version,
         limit_bytes: usize,
     ) -> Result<(Bytes, Reservation), Problem> {
-        let reading = upload::read(unread, &self.store, limit_bytes);
+        let reading = upload::read(unread, version, &self.store, limit_bytes);
         timeout(self.body_timeout, reading).await.unwrap_or_else(|_| {
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time: not stored"))
         })
@@ -129,8 +130,9 @@ impl Routes {
         let format = upload::Format::of(&head.headers)?;
         let key = upload::key_of(&head.headers)?;
         // The head is a view of the buffer that hyper reads into, which can be used again without it.
+        let version = head.version;
         drop(head);
-        let (body, reservation) = self.read(unread, self.body_limit_bytes).await?;
+        let (body, reservation) = self.read(unread, version, self.body_limit_bytes).await?;
         let (events, list) = format.parse(&body)?;
         let key = key.map(|key| upload::idempotency_key(key, &body));
         drop(body);

@@ -1,9 +1,9 @@
 //! What a client sends to `POST /event`: its headers and its body.
 
 use http_body_util::BodyExt;
-use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{StatusCode, Version};
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
@@ -100,6 +100,7 @@ pub fn idempotency_key(key: String, body: &[u8]) -> IdempotencyKey {
 /// 413 above the limit, 503 without room in memory, 400 where the body breaks off.
 pub async fn read(
     unread: &mut Option<Incoming>,
+    version: Version,
     store: &Store,
     limit_bytes: usize,
 ) -> Result<(Bytes, Reservation), Problem> {
@@ -107,6 +108,7 @@ pub async fn read(
         let detail = format!("the body is larger than {limit_bytes} bytes: not stored");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     };
+    let cut_off = || Problem::new(StatusCode::BAD_REQUEST, "the body is cut off or malformed: not stored");
     let Some(body) = unread else { return Err(Problem::overloaded()) };
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit_bytes {
@@ -119,9 +121,7 @@ pub async fn read(
     let mut joined: Vec<u8> = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        let cut_off =
-            |_| Problem::new(StatusCode::BAD_REQUEST, "the body is cut off or malformed: not stored");
-        let Ok(chunk) = frame.map_err(cut_off)?.into_data() else { continue };
+        let Ok(chunk) = frame.map_err(|_| cut_off())?.into_data() else { continue };
         length += chunk.len();
         if length > limit_bytes {
             return Err(too_large());
@@ -138,6 +138,10 @@ pub async fn read(
             joined.extend_from_slice(&first);
         }
         joined.extend_from_slice(&chunk);
+    }
+    // hyper takes a stream that is reset with NO_ERROR for one that has ended.
+    if version >= Version::HTTP_2 && !body.is_end_stream() {
+        return Err(cut_off());
     }
     *unread = None;
     let body = if joined.is_empty() { first } else { joined.into() };

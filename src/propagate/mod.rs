@@ -114,12 +114,12 @@ async fn log_in(authorization: &Authorization, retries: u32) -> anyhow::Result<(
             Err(FetchError::Refused(reason)) => {
                 (reason, "check --username, its password, --token-url and --grant")
             }
-            Err(FetchError::Transient(reason)) if retry == retries => {
+            Err(FetchError::Transient { reason, .. }) if retry == retries => {
                 (reason, "start the server that gives tokens, or name it with --token-url")
             }
-            Err(FetchError::Transient(_)) => {
+            Err(FetchError::Transient { retry_after, .. }) => {
                 retry += 1;
-                sleep(sender::BACKOFF.wait(retry, &mut fastrand::Rng::new())).await;
+                sleep(retry_after + sender::BACKOFF.wait(retry, &mut fastrand::Rng::new())).await;
                 continue;
             }
         };

@@ -154,7 +154,7 @@ impl Sender {
                         return Err(Duration::ZERO);
                     }
                     Err(FetchError::Refused(_)) => return Ok(Fate::Rejected),
-                    Err(FetchError::Transient(_)) => {}
+                    Err(FetchError::Transient { .. }) => {}
                 }
             }
             (Ok(status), _) if !is_transient(*status) => return Ok(Fate::Rejected),

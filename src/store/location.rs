@@ -11,6 +11,9 @@ pub enum StoreLocation {
     Sqlite(PathBuf),
 }
 
+/// The schemes of URLs of databases.
+const DIALECTS: [&str; 5] = ["sqlite", "postgres", "postgresql", "mysql", "mariadb"];
+
 /// Reads a path or a URL.
 ///
 /// As SQLAlchemy has it, `sqlite:///events.db` is relative, `sqlite:////var/events.db` is absolute, and
@@ -21,6 +24,11 @@ impl FromStr for StoreLocation {
     fn from_str(text: &str) -> Result<StoreLocation, String> {
         const EXPECTED: &str = "expected a path such as `events.db` or `sqlite:///events.db`";
         let Some((scheme, rest)) = text.split_once("://") else {
+            // A slash too few makes no path of a URL that may hold a password.
+            let scheme = text.split([':', '+']).next().unwrap_or_default();
+            if text.contains(':') && DIALECTS.contains(&scheme) {
+                return Err(EXPECTED.to_owned());
+            }
             return match text {
                 "" => Err(EXPECTED.to_owned()),
                 ":memory:" => Err(format!("events in memory would be lost; {EXPECTED}")),
@@ -77,6 +85,8 @@ mod tests {
             "sqlite://",
             "sqlite:///:memory:",
             "postgres://u:secret@h/d",
+            "postgres:/u:secret@h/d",
+            "mysql+pymysql:u:secret@h/d",
             "redis://:secret@h",
         ] {
             let message = text.parse::<StoreLocation>().unwrap_err();

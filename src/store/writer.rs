@@ -277,8 +277,7 @@ impl WriterThread {
         while let Some(work) = self.queue.take() {
             let Err(failure) = self.settle(work) else { continue };
             eprintln!("the store takes no writes: {failure}");
-            let refused = self.queue.fail(&failure);
-            refused.refuse(&failure);
+            self.queue.fail(&failure).refuse(&failure);
             if !self.recover() {
                 break;
             }
@@ -328,7 +327,10 @@ impl WriterThread {
                 Ok(())
             }
             Err(failure) => {
+                // Whoever hears of it and asks again must hear the same.
+                let waiting = self.queue.fail(&failure);
                 refuse(pending, &failure);
+                waiting.refuse(&failure);
                 Err(failure)
             }
         }

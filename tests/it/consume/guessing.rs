@@ -31,7 +31,7 @@ fn try_from(server: &Consume, local: Ipv4Addr, username: &str, password: &str) -
 /// Asserts that an attempt was not even checked, and that the wait is one that the limit allows.
 #[track_caller]
 fn assert_too_many(response: &Response) {
-    assert_eq!(detail_of(response, 429), "too many wrong attempts");
+    assert_eq!(detail_of(response, 429), "too many attempts of this name or address");
     let wait: u64 = response.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=6).contains(&wait), "{wait}");
 }

@@ -412,8 +412,8 @@ fn a_server_that_refuses_every_token_is_not_asked_for_more_and_more() {
     let run = run_logged_in(directory.path(), &receiver.url("/event"), &["--count", "10"]);
     run.check(3, [0, 10, 0]);
     let fetches = count_fetches(&receiver);
-    assert!((2..=11).contains(&fetches), "{fetches} tokens for 10 events");
-    assert_eq!(posts(&receiver).len(), 20);
+    assert!((2..=4).contains(&fetches), "{fetches} tokens for 10 events");
+    assert!((11..=20).contains(&posts(&receiver).len()));
     check_keys(&posts(&receiver));
 }
 
