@@ -81,7 +81,14 @@ pub struct Connection {
 impl Connection {
     /// Serves the connection until it ends, is too slow, or has drained.
     pub async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
-        let Some(acceptor) = tls else { return self.serve_http1(stream).await };
+        match tls {
+            None => self.serve_http1(stream).await,
+            // In a box, so that connections without TLS have no room for it.
+            Some(acceptor) => Box::pin(self.serve_tls(stream, acceptor)).await,
+        }
+    }
+
+    async fn serve_tls(self, stream: TcpStream, acceptor: TlsAcceptor) {
         let mut drain = self.drain.clone();
         let handshake = timeout(self.limits.header_timeout, acceptor.accept(stream));
         let accepted = tokio::select! {
@@ -91,7 +98,7 @@ impl Connection {
         // Who does not finish a handshake is told by TLS itself, if at all.
         let Ok(Ok(stream)) = accepted else { return };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            self.serve_http2(stream).await;
+            Box::pin(self.serve_http2(stream)).await;
         } else {
             self.serve_http1(stream).await;
         }
