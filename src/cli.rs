@@ -63,9 +63,15 @@ pub struct ConsumeOptions {
     #[arg(long, env = "APP_HOST", default_value = "127.0.0.1")]
     pub host: String,
 
-    /// Store: a path or sqlite:///FILE; made if there is none
+    /// Store: a path or sqlite:///FILE, made if there is none; or
+    /// postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE, prepared by
+    /// init-db
     #[arg(long, env = "DATABASE_URL", default_value = "events.db", value_name = "URL")]
     pub db: StoreLocation,
+
+    /// Use a database server that may lose what it has acknowledged
+    #[arg(long)]
+    pub allow_weak_durability: bool,
 
     /// Largest body of a request
     #[arg(long, default_value = "1MiB", value_name = "SIZE")]
@@ -349,7 +355,8 @@ pub enum Grant {
 /// The settings of `init-db`.
 #[derive(Debug, Args)]
 pub struct InitDbOptions {
-    /// Store to prepare: a path or sqlite:///FILE
+    /// Store to prepare: a path, sqlite:///FILE, postgres://USER@HOST/DATABASE or
+    /// mysql://USER@HOST/DATABASE
     #[arg(long, env = "DATABASE_URL", default_value = "events.db", value_name = "URL")]
     pub db: StoreLocation,
 }
@@ -357,7 +364,8 @@ pub struct InitDbOptions {
 /// The settings of `tail`.
 #[derive(Debug, Args)]
 pub struct TailOptions {
-    /// Store to show: a path or sqlite:///FILE
+    /// Store to show: a path, sqlite:///FILE, postgres://USER@HOST/DATABASE or
+    /// mysql://USER@HOST/DATABASE
     #[arg(long, env = "DATABASE_URL", default_value = "events.db", value_name = "URL")]
     pub db: StoreLocation,
 

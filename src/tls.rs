@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::{self, PemObject};
@@ -77,6 +78,8 @@ pub enum Trust<'a> {
     Web,
     /// The authorities in a PEM file.
     Authorities(&'a Path),
+    /// The same, whatever the name that they have certified.
+    AuthoritiesForAnyName(&'a Path),
     /// Anyone.
     Anyone,
 }
@@ -95,6 +98,13 @@ pub fn client_config(trust: Trust<'_>, identity: Option<Identity>) -> anyhow::Re
             builder.with_root_certificates(roots)
         }
         Trust::Authorities(path) => builder.with_root_certificates(read_authorities(path)?),
+        Trust::AuthoritiesForAnyName(path) => {
+            let roots = Arc::new(read_authorities(path)?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
+                .build()
+                .with_context(|| format!("cannot use `{}`", path.display()))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier)))
+        }
         Trust::Anyone => {
             let algorithms = provider().signature_verification_algorithms;
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(algorithms)))
@@ -184,6 +194,51 @@ fn pem_problem(error: &pem::Error, wanted: &str) -> String {
         pem::Error::Io(error) => error.to_string(),
         pem::Error::NoItemsFound => format!("it holds no {wanted}"),
         _ => "it is not PEM".to_owned(),
+    }
+}
+
+/// Takes certificates of known authorities, whatever their name.
+#[derive(Debug)]
+struct AnyName(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // The name is looked at last.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 

@@ -34,7 +34,7 @@ use crate::auth::Access;
 use crate::cli::ConsumeOptions;
 use crate::core::hint::{Hint, hinted};
 use crate::shutdown::Shutdown;
-use crate::store::{Store, StoreLimits};
+use crate::store::{Store, StoreLimits, StoreOptions};
 
 /// How long to wait before accepting again when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -75,12 +75,13 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let guarded = secrets.guard() || tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
     let listener = bind(&options, guarded).await?;
     let address = listener.local_addr().context("cannot tell the address")?;
-    let limits = StoreLimits {
-        queue_events: options.queue_events,
-        queue_bytes: options.queue_bytes.0,
-        read_time: READ_TIME,
-    };
-    let (store, mut writer) = Store::open(&options.db, limits)?;
+    let limits = StoreLimits { queue_events: options.queue_events, queue_bytes: options.queue_bytes.0 };
+    let store_options =
+        StoreOptions { read_time: Some(READ_TIME), weak_durability: options.allow_weak_durability };
+    // The runtime's own threads must not wait for a database server.
+    let location = options.db.clone();
+    let opening = tokio::task::spawn_blocking(move || Store::open(&location, limits, store_options));
+    let (store, mut writer) = opening.await.context("opening the store has panicked")??;
     let access = secrets.into_access(&store).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     if access.is_some() && tls.is_none() && !address.ip().is_loopback() {

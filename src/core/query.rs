@@ -93,6 +93,74 @@ impl Glob {
     pub fn is_literal(&self) -> bool {
         !self.0.contains(['*', '?', '['])
     }
+
+    /// Whether a type fits the pattern, as SQLite's GLOB has it.
+    pub fn matches(&self, event_type: &str) -> bool {
+        // Where a run is not long enough, the last `*` takes one character more: the earlier ones need not.
+        let (mut pattern, mut text) = (self.0.as_str(), event_type);
+        let mut last_star: Option<(&str, &str)> = None;
+        loop {
+            if let Some(rest) = pattern.strip_prefix('*') {
+                last_star = Some((rest, text));
+                pattern = rest;
+                continue;
+            }
+            if let Some((rest_of_pattern, rest_of_text)) = match_one(pattern, text) {
+                (pattern, text) = (rest_of_pattern, rest_of_text);
+                continue;
+            }
+            if pattern.is_empty() && text.is_empty() {
+                return true;
+            }
+            let Some((behind_star, taken)) = last_star else { return false };
+            let mut longer = taken.chars();
+            if longer.next().is_none() {
+                return false;
+            }
+            (pattern, text) = (behind_star, longer.as_str());
+            last_star = Some((behind_star, text));
+        }
+    }
+}
+
+/// Takes a character of the text and what it fits off the pattern; none where it does not fit.
+fn match_one<'a>(pattern: &'a str, text: &'a str) -> Option<(&'a str, &'a str)> {
+    let mut characters = text.chars();
+    let character = characters.next()?;
+    let mut wanted = pattern.chars();
+    let rest_of_pattern = match wanted.next()? {
+        '?' => wanted.as_str(),
+        '[' => match_set(wanted.as_str(), character)?,
+        literal if literal == character => wanted.as_str(),
+        _ => return None,
+    };
+    Some((rest_of_pattern, characters.as_str()))
+}
+
+/// What is behind a set that a character is in; none where it is not.
+fn match_set(set: &str, character: char) -> Option<&str> {
+    let (negated, members) = match set.strip_prefix('^') {
+        Some(members) => (true, members),
+        None => (false, set),
+    };
+    // A `]` that comes first is a member, and no range begins with it.
+    let first = usize::from(members.starts_with(']'));
+    let close = first + members[first..].find(']')?;
+    let mut found = first == 1 && character == ']';
+    let mut rest = members[first..close].chars();
+    let mut prior = None;
+    while let Some(member) = rest.next() {
+        let range = prior.filter(|_| member == '-').zip(rest.clone().next());
+        if let Some((from, to)) = range {
+            rest.next();
+            found |= (from..=to).contains(&character);
+            prior = None;
+        } else {
+            found |= member == character;
+            prior = Some(member);
+        }
+    }
+    (found != negated).then(|| &members[close + 1..])
 }
 
 impl FromStr for Glob {

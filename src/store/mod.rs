@@ -1,13 +1,25 @@
 //! Where events are kept: a handle for many tasks, a thread that writes, and connections that read.
 
 pub mod backend;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod batch;
 mod location;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod paging;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod server;
 mod sqlite;
 mod writer;
 
 use std::fmt;
+use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
@@ -19,6 +31,9 @@ use self::writer::{Queue, Writer};
 
 /// How many reads run at once; each holds a connection and at most a page of events.
 const READERS: usize = 4;
+
+/// A page of events ends early at this size, so that a reader's memory is bounded.
+const PAGE_LIMIT_BYTES: usize = 4 << 20;
 
 /// The handle of an open store, for any number of tasks.
 #[derive(Clone)]
@@ -37,8 +52,6 @@ pub struct StoreLimits {
     /// Bytes of requests that are being read or wait for their commit; and, apart from them, of
     /// responses that are being written.
     pub queue_bytes: usize,
-    /// How long one read may take.
-    pub read_time: Duration,
 }
 
 /// Why an append has no outcome.
@@ -59,12 +72,35 @@ impl fmt::Display for AppendError {
     }
 }
 
+/// How a store is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StoreOptions {
+    /// How long one read may take; for ever where there is no limit.
+    pub read_time: Option<Duration>,
+    /// Whether a server may acknowledge what is not yet on its disk.
+    pub weak_durability: bool,
+}
+
+impl StoreOptions {
+    /// The same for a connection that acknowledges nothing.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    fn for_reading(self) -> StoreOptions {
+        StoreOptions { weak_durability: true, ..self }
+    }
+}
+
 /// Prepares the store at a location: makes it where there is none, upgrades it where it is older.
 ///
 /// # Errors
 /// Why it cannot be made or used, and what to do.
 pub fn prepare(location: &StoreLocation) -> anyhow::Result<()> {
-    open_backend(location).map(drop)
+    match location {
+        StoreLocation::Sqlite(path) => SqliteBackend::open_or_create(path).map(drop),
+        #[cfg(feature = "postgres")]
+        StoreLocation::Postgres(database) => postgres::prepare(database),
+        #[cfg(feature = "mysql")]
+        StoreLocation::MySql(database) => mysql::prepare(database),
+    }
 }
 
 /// Opens an existing store for reading only.
@@ -72,22 +108,27 @@ pub fn prepare(location: &StoreLocation) -> anyhow::Result<()> {
 /// # Errors
 /// Why it cannot be read, and what to do.
 pub fn open_reader(location: &StoreLocation) -> anyhow::Result<Box<dyn Reader>> {
-    open_reader_within(location, None)
+    open_reader_with(location, StoreOptions::default())
 }
 
-fn open_backend(location: &StoreLocation) -> anyhow::Result<Box<dyn Backend>> {
-    match location {
-        StoreLocation::Sqlite(path) => Ok(Box::new(SqliteBackend::open_or_create(path)?)),
-    }
+fn open_backend(location: &StoreLocation, options: StoreOptions) -> anyhow::Result<Box<dyn Backend>> {
+    Ok(match location {
+        StoreLocation::Sqlite(path) => Box::new(SqliteBackend::open_or_create(path)?),
+        #[cfg(feature = "postgres")]
+        StoreLocation::Postgres(database) => Box::new(postgres::PostgresBackend::open(database, options)?),
+        #[cfg(feature = "mysql")]
+        StoreLocation::MySql(database) => Box::new(mysql::MySqlBackend::open(database, options)?),
+    })
 }
 
-fn open_reader_within(
-    location: &StoreLocation,
-    time_limit: Option<Duration>,
-) -> anyhow::Result<Box<dyn Reader>> {
-    match location {
-        StoreLocation::Sqlite(path) => Ok(Box::new(SqliteReader::open(path, time_limit)?)),
-    }
+fn open_reader_with(location: &StoreLocation, options: StoreOptions) -> anyhow::Result<Box<dyn Reader>> {
+    Ok(match location {
+        StoreLocation::Sqlite(path) => Box::new(SqliteReader::open(path, options.read_time)?),
+        #[cfg(feature = "postgres")]
+        StoreLocation::Postgres(database) => Box::new(postgres::PostgresReader::open(database, options)?),
+        #[cfg(feature = "mysql")]
+        StoreLocation::MySql(database) => Box::new(mysql::MySqlReader::open(database, options)?),
+    })
 }
 
 impl Store {
@@ -95,13 +136,17 @@ impl Store {
     ///
     /// # Errors
     /// Why it cannot be made or used, and what to do.
-    pub fn open(location: &StoreLocation, limits: StoreLimits) -> anyhow::Result<(Store, Writer)> {
-        let backend = open_backend(location)?;
+    pub fn open(
+        location: &StoreLocation,
+        limits: StoreLimits,
+        options: StoreOptions,
+    ) -> anyhow::Result<(Store, Writer)> {
+        let backend = open_backend(location, options)?;
         let queue = Arc::new(Queue::new(limits.queue_events));
         let writer = Writer::start(backend, Arc::clone(&queue))?;
         let readers = Readers {
             location: location.clone(),
-            time_limit: limits.read_time,
+            options,
             permits: Semaphore::new(READERS),
             idle: Mutex::new(Vec::with_capacity(READERS)),
         };
@@ -198,7 +243,7 @@ fn writer_has_stopped() -> StoreError {
 /// The connections that read, opened when they are first needed.
 struct Readers {
     location: StoreLocation,
-    time_limit: Duration,
+    options: StoreOptions,
     permits: Semaphore,
     idle: Mutex<Vec<Box<dyn Reader>>>,
 }
@@ -208,7 +253,7 @@ impl Readers {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut reader = match idle {
             Some(reader) => reader,
-            None => open_reader_within(&self.location, Some(self.time_limit))
+            None => open_reader_with(&self.location, self.options)
                 .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?,
         };
         let result = read(reader.as_mut());
@@ -217,6 +262,14 @@ impl Readers {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
         }
         result
+    }
+}
+
+/// To close a connection is to wait for its server, which the runtime's own threads must not do.
+impl Drop for Readers {
+    fn drop(&mut self) {
+        let idle = mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let _ = thread::spawn(move || drop(idle)).join();
     }
 }
 

@@ -14,6 +14,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
+use super::PAGE_LIMIT_BYTES;
 use super::backend::{Append, Backend, Outcome, Page, Reader, RefreshToken, Rotation, StoreError};
 use crate::core::event::{Event, StoredEvent};
 use crate::core::hint::{Hint, hinted};
@@ -33,9 +34,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// SQLite's own default of 1,000 syncs the database four times as often.
 const CHECKPOINT_AFTER_PAGES: i64 = 4000;
-
-/// A page of events ends early at this size, so that a reader's memory is bounded.
-const PAGE_LIMIT_BYTES: usize = 4 << 20;
 
 /// How many steps of SQLite's virtual machine pass between two looks at the clock: about a millisecond.
 const STEPS_BETWEEN_DEADLINE_CHECKS: i32 = 50_000;

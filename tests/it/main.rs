@@ -11,4 +11,5 @@ mod layout;
 mod propagate;
 mod readme;
 mod settings;
+mod stores;
 mod tail;

@@ -242,7 +242,8 @@ fn a_wrong_use_is_two_lines_and_exit_code_2() {
         (
             &["consume", "--db", ":memory:"],
             "invalid value `:memory:` for `--db`: events in memory would be lost; expected a path such as \
-             `events.db` or `sqlite:///events.db`"
+             `events.db`, or a URL such as `sqlite:///events.db`, `postgres://user@host/database` or \
+             `mysql://user@host/database`"
                 .to_owned(),
             "run eventctl consume --help",
         ),
@@ -382,7 +383,7 @@ fn a_secret_is_never_shown() {
         assert!(shown.contains("error: "), "{arguments:?}: {shown}");
     }
     for (variable, value) in [
-        ("DATABASE_URL", "postgres://user:hunter2@host/db"),
+        ("DATABASE_URL", "postgres://user:hunter2@host.invalid/db"),
         ("EVENTCTL_HEADER", "Authorization hunter2"),
         ("HTTP_POST_ENDPOINT", "http://user:hunter2@host/"),
     ] {
@@ -393,7 +394,9 @@ fn a_secret_is_never_shown() {
         let help =
             eventctl(directory.path()).args([subcommand, "--help"]).env(variable, value).output().unwrap();
         for output in [&environment, &dotenv] {
-            assert_eq!(output.status.code(), Some(2), "{output:?}");
+            // The URL of a store is sound, and its host is not there.
+            let code = if variable == "DATABASE_URL" { 1 } else { 2 };
+            assert_eq!(output.status.code(), Some(code), "{output:?}");
         }
         let shown = format!("{environment:?} {dotenv:?} {help:?}");
         assert!(!shown.contains(SECRET), "{variable}: {shown}");

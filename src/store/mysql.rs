@@ -1,0 +1,468 @@
+//! A store on a MySQL or MariaDB server, which any number of processes share.
+//!
+//! A batch is one transaction. It first takes ids from the row of `last_event`, whose lock it holds until its
+//! commit: ids become visible in their order, and idempotency is decided by the database.
+
+use std::time::Duration;
+
+use mysql::prelude::Queryable;
+use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, SslOpts, Value as Sql};
+
+use super::StoreOptions;
+use super::backend::{Append, Backend, Outcome, Page, Reader, RefreshToken, Rotation, StoreError};
+use super::batch::{Batch, KnownKeys};
+use super::location::{ServerDatabase, TlsMode};
+use super::paging::{self, Rows, Value};
+use super::server::{self, Encryption};
+use crate::core::event::StoredEvent;
+use crate::core::hint::{Hint, hinted};
+use crate::core::query::Query;
+use crate::core::timestamp::Timestamp;
+
+/// The schemas, in order; `eventctl_schema` says how many a database has.
+const SCHEMAS: [&str; 1] = [include_str!("schema/mysql-1.sql")];
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a statement of the writer may take, the wait for another process's commit included.
+const WRITE_TIME: Duration = Duration::from_secs(20);
+
+/// How often a transaction is repeated that the server broke off for the sake of another.
+const CONFLICT_RETRIES: usize = 10;
+
+/// How many events one statement inserts at most.
+const ROWS_PER_INSERT: usize = 256;
+
+const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FROM events WHERE id = ?";
+
+/// Prepares a database: makes or upgrades its tables.
+///
+/// # Errors
+/// Why it cannot.
+pub fn prepare(database: &ServerDatabase) -> anyhow::Result<()> {
+    let mut connection = connect(database, WRITE_TIME)?;
+    let version = schema_version(&mut connection).map_err(|error| cannot_use(database, &error))?;
+    server::check_not_newer(database, version, SCHEMAS.len())?;
+    upgrade(&mut connection).map_err(|error| cannot_use(database, &error)).hint(
+        "log in as a user who may create tables in this database, and have no other tables of these names",
+    )
+}
+
+/// MySQL commits with each table that it makes: the version is noted behind each schema.
+fn upgrade(connection: &mut Conn) -> mysql::Result<()> {
+    // Another process that prepares the same database waits.
+    connection.query_drop("SELECT GET_LOCK(CONCAT('eventctl ', DATABASE()), 60)")?;
+    connection.query_drop(
+        "CREATE TABLE IF NOT EXISTS eventctl_schema (version INTEGER NOT NULL PRIMARY KEY) ENGINE = InnoDB",
+    )?;
+    let version = schema_version(connection)?;
+    for (number, schema) in SCHEMAS.iter().enumerate().skip(version) {
+        for statement in schema.split(";\n").filter(|statement| !statement.trim().is_empty()) {
+            connection.query_drop(statement)?;
+        }
+        connection.exec_drop("INSERT INTO eventctl_schema VALUES (?)", (number + 1,))?;
+    }
+    connection.query_drop("DO RELEASE_LOCK(CONCAT('eventctl ', DATABASE()))")
+}
+
+/// How many of our schemas a database has.
+fn schema_version(connection: &mut Conn) -> mysql::Result<usize> {
+    let known: Option<u8> = connection.query_first(
+        "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'eventctl_schema'",
+    )?;
+    if known.is_none() {
+        return Ok(0);
+    }
+    let version: Option<Option<usize>> =
+        connection.query_first("SELECT MAX(version) FROM eventctl_schema")?;
+    Ok(version.flatten().unwrap_or_default())
+}
+
+/// The one connection of this process that writes.
+pub struct MySqlBackend {
+    connection: Conn,
+    /// What a statement may take, in bytes.
+    packet_bytes: usize,
+    database: ServerDatabase,
+    options: StoreOptions,
+}
+
+impl MySqlBackend {
+    /// Opens a database that is prepared, and whose server keeps what it acknowledges.
+    ///
+    /// # Errors
+    /// Why it cannot be used, and what to do.
+    pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<MySqlBackend> {
+        let mut connection = open(database, WRITE_TIME, options)?;
+        let packet_bytes = (|| {
+            // Every statement begins a transaction by itself, and waits no longer for another's.
+            connection.query_drop("SET autocommit = 0, innodb_lock_wait_timeout = 15")?;
+            connection.query_first("SELECT @@max_allowed_packet")
+        })()
+        .map_err(|error: mysql::Error| cannot_use(database, &error))?;
+        let packet_bytes = packet_bytes.unwrap_or(1 << 20);
+        Ok(MySqlBackend { connection, packet_bytes, database: database.clone(), options })
+    }
+
+    fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> mysql::Result<Vec<Outcome>> {
+        let mut batch = Batch::of(appends);
+        let take_ids = "UPDATE last_event SET id = LAST_INSERT_ID(id + ?)";
+        self.connection.exec_drop(take_ids, (batch.events.len(),))?;
+        let before = self.connection.last_insert_id() as i64 - batch.events.len() as i64;
+        let known = if batch.keys.is_empty() { KnownKeys::new() } else { self.known_keys(&batch)? };
+        batch.leave_out(&known);
+        let keys: Vec<[Sql; 4]> = batch
+            .keys
+            .iter()
+            .map(|key| {
+                let first_id = before + key.position + 1;
+                [key.key.into(), key.digest.into(), first_id.into(), key.event_count.into()]
+            })
+            .collect();
+        self.insert("INSERT INTO idempotency_keys VALUES", &keys)?;
+        let received_at = received_at.as_microseconds();
+        let events: Vec<[Sql; 4]> = batch
+            .events
+            .iter()
+            .map(|(position, event)| {
+                let id = before + position + 1;
+                [id.into(), received_at.into(), event.event_type().into(), event.event_payload().into()]
+            })
+            .collect();
+        self.insert("INSERT INTO events VALUES", &events)?;
+        self.connection.query_drop("COMMIT")?;
+        Ok(batch.outcomes(before, &known))
+    }
+
+    /// Inserts rows of four values, as many with a statement as it takes.
+    fn insert(&mut self, insert: &str, rows: &[[Sql; 4]]) -> mysql::Result<()> {
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fit = rest
+                .iter()
+                .take_while(|row| {
+                    bytes += row.iter().map(size_of_value).sum::<usize>();
+                    bytes < self.packet_bytes / 2
+                })
+                .count();
+            // Powers of two, so that few statements are prepared.
+            let count = 1 << fit.clamp(1, ROWS_PER_INSERT).ilog2();
+            let (now, later) = rest.split_at(count.min(rest.len()));
+            let statement = format!("{insert} (?, ?, ?, ?){}", ", (?, ?, ?, ?)".repeat(now.len() - 1));
+            self.connection.exec_drop(statement, now.concat())?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn known_keys(&mut self, batch: &Batch<'_>) -> mysql::Result<KnownKeys> {
+        let mut known = KnownKeys::new();
+        for keys in batch.keys.chunks(ROWS_PER_INSERT) {
+            let select = format!(
+                "SELECT idempotency_key, body_digest, first_id FROM idempotency_keys WHERE idempotency_key IN (?{})",
+                ", ?".repeat(keys.len() - 1)
+            );
+            let keys: Vec<Sql> = keys.iter().map(|key| key.key.into()).collect();
+            let rows: Vec<(String, Vec<u8>, i64)> = self.connection.exec(select, keys)?;
+            known.extend(rows.into_iter().map(|(key, digest, first_id)| (key, (digest, first_id))));
+        }
+        Ok(known)
+    }
+
+    /// Runs a transaction, again where the server broke it off for the sake of another, and rolls it back where
+    /// it failed.
+    fn transact<T>(
+        &mut self,
+        mut transaction: impl FnMut(&mut MySqlBackend) -> mysql::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut retries = 0;
+        loop {
+            let error = match transaction(self) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            // Where this fails, too, the connection is lost, and the transaction with it.
+            let rolled_back = self.connection.query_drop("ROLLBACK");
+            let conflict = matches!(&error, mysql::Error::MySqlError(error) if error.code == DEADLOCK);
+            retries += 1;
+            if !conflict || rolled_back.is_err() || retries > CONFLICT_RETRIES {
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+/// About as many bytes as a value takes in a statement.
+fn size_of_value(value: &Sql) -> usize {
+    match value {
+        Sql::Bytes(bytes) => bytes.len() + 9,
+        _ => 9,
+    }
+}
+
+impl Backend for MySqlBackend {
+    fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError> {
+        self.transact(|backend| backend.store(appends, received_at))
+    }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        self.transact(|backend| {
+            // An update that changes nothing is not written.
+            backend.connection.query_drop("UPDATE last_event SET id = id + 1")?;
+            backend.connection.query_drop("COMMIT")
+        })
+    }
+
+    fn signing_key(&mut self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        let key: Option<Vec<u8>> = self.transact(|backend| {
+            let connection = &mut backend.connection;
+            connection.exec_drop("INSERT IGNORE INTO signing_key VALUES (1, ?)", (candidate.as_slice(),))?;
+            connection.query_drop("COMMIT")?;
+            let key = connection.query_first("SELECT signing_key FROM signing_key")?;
+            connection.query_drop("COMMIT")?;
+            Ok(key)
+        })?;
+        let key = key.unwrap_or_default().try_into();
+        key.map_err(|_| StoreError::Refused("the store's signing key is not of 32 bytes".to_owned()))
+    }
+
+    fn add_refresh_token(&mut self, token: &RefreshToken, now: Timestamp) -> Result<(), StoreError> {
+        self.transact(|backend| {
+            forget_expired(&mut backend.connection, now)?;
+            add(&mut backend.connection, &token.digest, &token.family, token.expires_at)?;
+            backend.connection.query_drop("COMMIT")
+        })
+    }
+
+    fn rotate_refresh_token(
+        &mut self,
+        digest: [u8; 32],
+        successor: ([u8; 32], Timestamp),
+        now: Timestamp,
+    ) -> Result<Rotation, StoreError> {
+        self.transact(|backend| {
+            let rotation = rotate(&mut backend.connection, &digest, &successor, now)?;
+            backend.connection.query_drop("COMMIT")?;
+            Ok(rotation)
+        })
+    }
+
+    /// Connects anew: what the lost connection was about to commit has been answered as unknown.
+    fn recover(&mut self) -> Result<(), StoreError> {
+        *self = MySqlBackend::open(&self.database, self.options)
+            .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        self.probe()
+    }
+}
+
+fn forget_expired(connection: &mut Conn, now: Timestamp) -> mysql::Result<()> {
+    connection.exec_drop("DELETE FROM refresh_tokens WHERE expires_at <= ?", (now.as_microseconds(),))
+}
+
+fn add(connection: &mut Conn, digest: &[u8], family: &[u8], expires_at: Timestamp) -> mysql::Result<()> {
+    let insert = "INSERT INTO refresh_tokens (token_digest, family, expires_at) VALUES (?, ?, ?)";
+    connection.exec_drop(insert, (digest, family, expires_at.as_microseconds()))
+}
+
+fn rotate(
+    connection: &mut Conn,
+    digest: &[u8],
+    successor: &([u8; 32], Timestamp),
+    now: Timestamp,
+) -> mysql::Result<Rotation> {
+    // A client that never logs in again leaves a token behind with each exchange.
+    forget_expired(connection, now)?;
+    // The lock makes a second use wait for the first, and then see it.
+    let select = "SELECT family, used FROM refresh_tokens WHERE token_digest = ? FOR UPDATE";
+    let known: Option<(Vec<u8>, bool)> = connection.exec_first(select, (digest,))?;
+    let Some((family, used)) = known else { return Ok(Rotation::Unknown) };
+    if used {
+        connection.exec_drop("DELETE FROM refresh_tokens WHERE family = ?", (family,))?;
+        return Ok(Rotation::Reused);
+    }
+    connection.exec_drop("UPDATE refresh_tokens SET used = TRUE WHERE token_digest = ?", (digest,))?;
+    add(connection, &successor.0, &family, successor.1)?;
+    Ok(Rotation::Rotated)
+}
+
+/// A connection that reads.
+pub struct MySqlReader {
+    connection: ReadConnection,
+    database: ServerDatabase,
+    options: StoreOptions,
+    /// Whether the last read failed: the connection may be lost.
+    failed: bool,
+}
+
+/// A connection outside of transactions.
+struct ReadConnection(Conn);
+
+impl MySqlReader {
+    /// Opens a database that is prepared, for reading.
+    ///
+    /// # Errors
+    /// Why it cannot be used, and what to do.
+    pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<MySqlReader> {
+        let time_limit = options.read_time.unwrap_or(Duration::from_secs(3600));
+        let connection = ReadConnection(open(database, time_limit, options.for_reading())?);
+        Ok(MySqlReader { connection, database: database.clone(), options, failed: false })
+    }
+
+    /// Reads, on a new connection where the last one was lost: a reader that waits for long outlives servers.
+    fn reading<T>(
+        &mut self,
+        read: impl FnOnce(&mut ReadConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if self.failed {
+            *self = MySqlReader::open(&self.database, self.options)
+                .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        }
+        let result = read(&mut self.connection);
+        self.failed = matches!(result, Err(StoreError::Unavailable(_)));
+        result
+    }
+}
+
+impl Reader for MySqlReader {
+    fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
+        let time_limit = self.options.read_time;
+        self.reading(|connection| paging::page(connection, query, time_limit))
+    }
+
+    fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
+        self.reading(|connection| Ok(connection.rows(SELECT_EVENT, &[Value::Number(id)])?.pop()))
+    }
+}
+
+impl Rows for ReadConnection {
+    fn placeholder(_: usize) -> String {
+        "?".to_owned()
+    }
+
+    fn rows(&mut self, statement: &str, values: &[Value]) -> Result<Vec<StoredEvent>, StoreError> {
+        let values: Vec<Sql> = values
+            .iter()
+            .map(|value| match value {
+                Value::Number(number) => number.into(),
+                Value::Text(text) => text.into(),
+            })
+            .collect();
+        let rows: Vec<(i64, i64, String, String)> = self.0.exec(statement, values)?;
+        let event = |(id, received_at, event_type, event_payload)| StoredEvent {
+            id,
+            received_at: Timestamp::from_microseconds(received_at),
+            event_type,
+            event_payload,
+        };
+        Ok(rows.into_iter().map(event).collect())
+    }
+}
+
+/// Connects to a database that is prepared.
+fn open(database: &ServerDatabase, time_limit: Duration, options: StoreOptions) -> anyhow::Result<Conn> {
+    let mut connection = connect(database, time_limit)?;
+    let version = schema_version(&mut connection).map_err(|error| cannot_use(database, &error))?;
+    server::check_prepared(database, version, SCHEMAS.len())?;
+    if !options.weak_durability {
+        check_durability(&mut connection, database)?;
+    }
+    Ok(connection)
+}
+
+fn connect(database: &ServerDatabase, time_limit: Duration) -> anyhow::Result<Conn> {
+    let port = database.port.unwrap_or(3306);
+    let user = database.user.clone().or_else(|| std::env::var("USER").ok());
+    let password = database.mysql_password()?;
+    let mut options = OptsBuilder::new()
+        .db_name(Some(&database.database))
+        .user(user)
+        .pass(password.as_ref().map(|password| password.expose()))
+        .prefer_socket(false)
+        .tcp_connect_timeout(Some(CONNECT_TIMEOUT))
+        .read_timeout(Some(time_limit))
+        .write_timeout(Some(time_limit))
+        // The server's default may cut strings short; ours never does.
+        .init(vec!["SET sql_mode = 'STRICT_ALL_TABLES'"]);
+    options = if database.is_local_socket() {
+        options.socket(Some(&database.host))
+    } else {
+        options.ip_or_hostname(Some(&database.host)).tcp_port(port)
+    };
+    let encryption = server::encryption(database);
+    // Says what is wrong with the files, which the driver does not.
+    let _ = server::tls_config(database)?;
+    let encrypted = Opts::from(options.clone().ssl_opts(ssl_options(database)));
+    let connected = match encryption {
+        Encryption::Never => Conn::new(options),
+        Encryption::Always => Conn::new(encrypted),
+        Encryption::IfPossible => match Conn::new(encrypted) {
+            Err(mysql::Error::DriverError(mysql::DriverError::TlsNotSupported)) => Conn::new(options),
+            connected => connected,
+        },
+    };
+    connected.map_err(|error| {
+        let hint =
+            "check host, port, user, database and password (MYSQL_PWD, ~/.my.cnf) of --db, and ssl-mode";
+        hinted(format!("cannot connect to `{database}`: {}", reason_of(&error)), hint)
+    })
+}
+
+fn ssl_options(database: &ServerDatabase) -> SslOpts {
+    let tls = &database.tls;
+    let identity = tls.certificate.clone().zip(tls.key.clone());
+    SslOpts::default()
+        .with_root_cert_path(tls.authorities.clone())
+        .with_client_identity(identity.map(|(certificate, key)| ClientIdentity::new(certificate, key)))
+        .with_danger_skip_domain_validation(tls.mode != TlsMode::VerifyFull)
+        .with_danger_accept_invalid_certs(matches!(tls.mode, TlsMode::Prefer | TlsMode::Require))
+}
+
+/// Makes sure that what the server acknowledges is on its disk.
+fn check_durability(connection: &mut Conn, database: &ServerDatabase) -> anyhow::Result<()> {
+    let select = "SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog";
+    let settings: Option<(u32, bool, u32)> =
+        connection.query_first(select).map_err(|error| cannot_use(database, &error))?;
+    let (flush_log, has_binlog, sync_binlog) = settings.unwrap_or_default();
+    if flush_log != 1 && flush_log != 3 {
+        let value = flush_log.to_string();
+        return Err(server::weak_durability(database, "innodb_flush_log_at_trx_commit", &value, "1"));
+    }
+    // A crash recovers transactions from the binary log, where there is one.
+    if has_binlog && sync_binlog != 1 {
+        return Err(server::weak_durability(database, "sync_binlog", &sync_binlog.to_string(), "1"));
+    }
+    Ok(())
+}
+
+fn cannot_use(database: &ServerDatabase, error: &mysql::Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot use `{database}`: {}", reason_of(error))
+}
+
+/// What the server says, or why it says nothing.
+fn reason_of(error: &mysql::Error) -> String {
+    match error {
+        mysql::Error::MySqlError(error) => error.message.clone(),
+        error => error.to_string(),
+    }
+}
+
+// Source: MySQL's manual, "Server Error Message Reference".
+const DISK_FULL: [u16; 3] = [1021, 1114, 1026];
+const DEADLOCK: u16 = 1213;
+/// Duplicate entry, data too long, incorrect value, out of range, packet too large.
+const OF_THIS_REQUEST: [u16; 5] = [1062, 1406, 1366, 1264, 1153];
+
+impl From<mysql::Error> for StoreError {
+    fn from(error: mysql::Error) -> StoreError {
+        let reason = reason_of(&error);
+        match error {
+            mysql::Error::MySqlError(error) if DISK_FULL.contains(&error.code) => StoreError::Full(reason),
+            mysql::Error::MySqlError(error) if OF_THIS_REQUEST.contains(&error.code) => {
+                StoreError::Refused(reason)
+            }
+            _ => StoreError::Unavailable(reason),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Pages of events from a database server, some rows at a time, so that no page takes more memory than it may.
+
+use std::time::{Duration, Instant};
+
+use super::PAGE_LIMIT_BYTES;
+use super::backend::{Page, StoreError};
+use crate::core::event::StoredEvent;
+use crate::core::query::{Glob, Query};
+
+/// How many rows are fetched at once. All of them may be as large as a request may be.
+const ROWS_PER_FETCH: usize = 32;
+
+/// A value of a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// An id, an instant or a number of rows.
+    Number(i64),
+    /// A pattern.
+    Text(String),
+}
+
+/// A connection to a server that has the table `events`.
+pub trait Rows {
+    /// How the server writes the n-th value of a statement, counted from 1.
+    fn placeholder(position: usize) -> String;
+
+    /// The rows of a statement.
+    ///
+    /// # Errors
+    /// Why the server does not answer.
+    fn rows(&mut self, statement: &str, values: &[Value]) -> Result<Vec<StoredEvent>, StoreError>;
+}
+
+/// The events of a page, in the order of their ids.
+///
+/// # Errors
+/// The server does not answer, or the page takes longer than the limit.
+pub fn page<R: Rows>(rows: &mut R, query: &Query, time_limit: Option<Duration>) -> Result<Page, StoreError> {
+    let started = Instant::now();
+    let ascending = query.after.is_some();
+    let mut next = query.clone();
+    let mut page = Page { events: Vec::new(), more: false };
+    let mut bytes = 0;
+    'fetching: loop {
+        let wanted = (query.limit + 1 - page.events.len()).min(ROWS_PER_FETCH);
+        let (statement, values) = select::<R>(&next, wanted);
+        let fetched = rows.rows(&statement, &values)?;
+        let last = fetched.len() < wanted;
+        let anchor = fetched.last().map(|event| event.id);
+        for event in fetched {
+            // What the server took for a match is a little more than that.
+            if query.event_type.as_ref().is_some_and(|glob| !glob.matches(&event.event_type)) {
+                continue;
+            }
+            bytes += event.event_type.len() + event.event_payload.len();
+            let full = bytes > PAGE_LIMIT_BYTES && !page.events.is_empty();
+            if full || page.events.len() == query.limit {
+                page.more = true;
+                break 'fetching;
+            }
+            page.events.push(event);
+        }
+        if last {
+            break;
+        }
+        *(if ascending { &mut next.after } else { &mut next.before }) = anchor;
+        if time_limit.is_some_and(|limit| started.elapsed() > limit) {
+            return Err(StoreError::Refused("the query took too long".to_owned()));
+        }
+    }
+    if !ascending {
+        page.events.reverse();
+    }
+    Ok(page)
+}
+
+fn select<R: Rows>(query: &Query, limit: usize) -> (String, Vec<Value>) {
+    let mut values = Vec::new();
+    let mut conditions = Vec::new();
+    let mut add = |condition: &str, value: Option<Value>| {
+        let Some(value) = value else { return };
+        values.push(value);
+        conditions.push(condition.replace('?', &R::placeholder(values.len())));
+    };
+    add("id > ?", query.after.map(Value::Number));
+    add("id < ?", query.before.map(Value::Number));
+    let pattern = query.event_type.as_ref().map(|glob| Value::Text(like_pattern(glob)));
+    add("event_type LIKE ? ESCAPE '!'", pattern);
+    add("received_at >= ?", query.since.map(|since| Value::Number(since.as_microseconds())));
+    add("received_at < ?", query.until.map(|until| Value::Number(until.as_microseconds())));
+    let filter =
+        if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    let order = if query.after.is_some() { "ASC" } else { "DESC" };
+    let statement = format!(
+        "SELECT id, received_at, event_type, event_payload FROM events{filter} ORDER BY id {order} LIMIT {limit}"
+    );
+    (statement, values)
+}
+
+/// The pattern in SQL: it matches what the glob matches, and more where the glob has a set.
+fn like_pattern(glob: &Glob) -> String {
+    let mut pattern = String::new();
+    let mut rest = glob.as_str().chars();
+    while let Some(character) = rest.next() {
+        match character {
+            '*' => pattern.push('%'),
+            '?' => pattern.push('_'),
+            '[' => {
+                pattern.push('_');
+                // The first member may be a `]`, behind a `^` too.
+                let members = rest.as_str().strip_prefix('^').unwrap_or(rest.as_str());
+                let close = members.char_indices().skip(1).find(|(_, member)| *member == ']');
+                let close = close.map_or(members.len(), |(at, _)| at + 1);
+                rest = members[close..].chars();
+            }
+            '%' | '_' | '!' => pattern.extend(['!', character]),
+            character => pattern.push(character),
+        }
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_glob_becomes_a_pattern_that_takes_no_less() {
+        for (glob, pattern) in [
+            ("message", "message"),
+            ("user_*", "user!_%"),
+            ("100%!?", "100!%!!_"),
+            ("a[b-d]e[!]]f", "a_e_f"),
+            ("[]]*", "_%"),
+            ("[!^]a", "_a"),
+        ] {
+            assert_eq!(like_pattern(&glob.parse().unwrap()), pattern, "{glob}");
+        }
+    }
+}

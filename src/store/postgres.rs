@@ -1,0 +1,452 @@
+//! A store on a PostgreSQL server, which any number of processes share.
+//!
+//! A batch is one statement, and so one round trip. It first takes ids from the row of `last_event`, whose lock
+//! it holds until its commit: ids become visible in their order, and idempotency is decided by the database.
+
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::time::Duration;
+
+use postgres::config::SslMode;
+use postgres::error::SqlState;
+use postgres::types::ToSql;
+use postgres::{Client, Config, Row, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::StoreOptions;
+use super::backend::{Append, Backend, Outcome, Page, Reader, RefreshToken, Rotation, StoreError};
+use super::batch::{Batch, KnownKeys};
+use super::location::ServerDatabase;
+use super::paging::{self, Rows, Value};
+use super::server::{self, Encryption};
+use crate::core::event::StoredEvent;
+use crate::core::hint::{Hint, hinted};
+use crate::core::query::Query;
+use crate::core::timestamp::Timestamp;
+
+/// The schemas, in order; `eventctl_schema` says how many a database has.
+const SCHEMAS: [&str; 1] = [include_str!("schema/postgres-1.sql")];
+
+/// How long to wait for a connection, and for a server that is gone to be noticed.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a statement of the writer may take, the wait for another process's commit included.
+const WRITE_TIME: Duration = Duration::from_secs(20);
+
+/// How often a transaction is repeated that the server broke off for the sake of another.
+const CONFLICT_RETRIES: usize = 10;
+
+/// $1: how many ids, $2: received_at, $3, $4: types and payloads of the events.
+const APPEND: &str = "\
+    WITH ids AS (UPDATE last_event SET id = id + $1 RETURNING id - $1 AS before), \
+    stored AS (INSERT INTO events (id, received_at, event_type, event_payload) \
+        SELECT ids.before + event.position, $2, event.event_type, event.event_payload \
+        FROM ids, unnest($3::text[], $4::text[]) WITH ORDINALITY AS event (event_type, event_payload, position)) \
+    SELECT before FROM ids";
+
+/// The same for events of which some have keys. $5: the key of each event or null; $6 to $9: the keys, their
+/// digests, how many events come before theirs, and how many have it. Events whose key is known are left out.
+const APPEND_WITH_KEYS: &str = "\
+    WITH ids AS (UPDATE last_event SET id = id + $1 RETURNING id - $1 AS before), \
+    fresh AS (INSERT INTO idempotency_keys (idempotency_key, body_digest, first_id, event_count) \
+        SELECT key.idempotency_key, key.body_digest, ids.before + key.position + 1, key.event_count \
+        FROM ids, unnest($6::text[], $7::bytea[], $8::bigint[], $9::bigint[]) \
+            AS key (idempotency_key, body_digest, position, event_count) \
+        ON CONFLICT DO NOTHING RETURNING idempotency_key), \
+    stored AS (INSERT INTO events (id, received_at, event_type, event_payload) \
+        SELECT ids.before + event.position, $2, event.event_type, event.event_payload \
+        FROM ids, unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY \
+            AS event (event_type, event_payload, idempotency_key, position) \
+        WHERE event.idempotency_key IS NULL \
+            OR event.idempotency_key IN (SELECT idempotency_key FROM fresh)) \
+    SELECT before, (SELECT array_agg(idempotency_key) FROM fresh) FROM ids";
+
+const SELECT_KEYS: &str = "\
+    SELECT idempotency_key, body_digest, first_id FROM idempotency_keys WHERE idempotency_key = ANY($1)";
+
+const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FROM events WHERE id = $1";
+
+/// Prepares a database: makes or upgrades its tables.
+///
+/// # Errors
+/// Why it cannot.
+pub fn prepare(database: &ServerDatabase) -> anyhow::Result<()> {
+    let mut client = connect(database, WRITE_TIME)?;
+    check_encoding(&mut client, database)?;
+    let version = schema_version(&mut client).map_err(|error| cannot_use(database, &error))?;
+    server::check_not_newer(database, version, SCHEMAS.len())?;
+    let upgrade = |client: &mut Client| -> Result<(), postgres::Error> {
+        let mut transaction = client.transaction()?;
+        // Another process that prepares the same database waits.
+        transaction.batch_execute("SELECT pg_advisory_xact_lock(hashtext('eventctl_schema'))")?;
+        let version = schema_version(&mut transaction)?;
+        for schema in SCHEMAS.iter().skip(version) {
+            transaction.batch_execute(schema)?;
+        }
+        transaction.batch_execute(&format!("UPDATE eventctl_schema SET version = {}", SCHEMAS.len()))?;
+        transaction.commit()
+    };
+    upgrade(&mut client).map_err(|error| cannot_use(database, &error)).hint(
+        "log in as a user who may create tables in this database, and have no other tables of these names",
+    )
+}
+
+/// How many of our schemas a database has.
+fn schema_version(client: &mut impl postgres::GenericClient) -> Result<usize, postgres::Error> {
+    let known: bool = client.query_one("SELECT to_regclass('eventctl_schema') IS NOT NULL", &[])?.get(0);
+    if !known {
+        return Ok(0);
+    }
+    let version: i32 = client.query_one("SELECT version FROM eventctl_schema", &[])?.get(0);
+    Ok(usize::try_from(version).unwrap_or_default())
+}
+
+/// The one connection of this process that writes.
+pub struct PostgresBackend {
+    connection: Connection,
+    database: ServerDatabase,
+    options: StoreOptions,
+}
+
+impl PostgresBackend {
+    /// Opens a database that is prepared, and whose server keeps what it acknowledges.
+    ///
+    /// # Errors
+    /// Why it cannot be used, and what to do.
+    pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<PostgresBackend> {
+        let connection = Connection::open(database, WRITE_TIME, options)?;
+        Ok(PostgresBackend { connection, database: database.clone(), options })
+    }
+
+    fn store(
+        &mut self,
+        appends: &[&Append],
+        received_at: Timestamp,
+    ) -> Result<Vec<Outcome>, postgres::Error> {
+        let batch = Batch::of(appends);
+        let count = batch.events.len() as i64;
+        let received_at = received_at.as_microseconds();
+        let types: Vec<&str> = batch.events.iter().map(|(_, event)| event.event_type()).collect();
+        let payloads: Vec<&str> = batch.events.iter().map(|(_, event)| event.event_payload()).collect();
+        if batch.keys.is_empty() {
+            let values: [&(dyn ToSql + Sync); 4] = [&count, &received_at, &types, &payloads];
+            let before: i64 = self.connection.query_one(APPEND, &values)?.get(0);
+            return Ok(batch.outcomes(before, &KnownKeys::new()));
+        }
+        let event_keys = batch.event_keys();
+        let keys: Vec<&str> = batch.keys.iter().map(|key| key.key).collect();
+        let digests: Vec<&[u8]> = batch.keys.iter().map(|key| key.digest).collect();
+        let positions: Vec<i64> = batch.keys.iter().map(|key| key.position).collect();
+        let counts: Vec<i64> = batch.keys.iter().map(|key| key.event_count).collect();
+        let values: [&(dyn ToSql + Sync); 9] =
+            [&count, &received_at, &types, &payloads, &event_keys, &keys, &digests, &positions, &counts];
+        let row = self.connection.query_one(APPEND_WITH_KEYS, &values)?;
+        let before: i64 = row.get(0);
+        let fresh: Option<Vec<&str>> = row.get(1);
+        let fresh: HashSet<&str> = fresh.unwrap_or_default().into_iter().collect();
+        let known: Vec<&str> = keys.into_iter().filter(|key| !fresh.contains(key)).collect();
+        let known = if known.is_empty() { KnownKeys::new() } else { self.known_keys(&known)? };
+        Ok(batch.outcomes(before, &known))
+    }
+
+    fn known_keys(&mut self, keys: &[&str]) -> Result<KnownKeys, postgres::Error> {
+        let rows = self.connection.query(SELECT_KEYS, &[&keys])?;
+        Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
+    }
+
+    /// Runs a transaction again that the server broke off for the sake of another.
+    fn retried<T>(
+        &mut self,
+        mut transaction: impl FnMut(&mut PostgresBackend) -> Result<T, postgres::Error>,
+    ) -> Result<T, StoreError> {
+        for _ in 0..CONFLICT_RETRIES {
+            match transaction(self) {
+                Err(error) if is_conflict(&error) => {}
+                result => return result.map_err(StoreError::from),
+            }
+        }
+        transaction(self).map_err(StoreError::from)
+    }
+}
+
+fn is_conflict(error: &postgres::Error) -> bool {
+    error.code().is_some_and(|code| {
+        *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
+    })
+}
+
+impl Backend for PostgresBackend {
+    fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError> {
+        self.retried(|backend| backend.store(appends, received_at))
+    }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        self.retried(|backend| backend.connection.execute("UPDATE last_event SET id = id", &[]).map(drop))
+    }
+
+    fn signing_key(&mut self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        let insert = "INSERT INTO signing_key VALUES (1, $1) ON CONFLICT DO NOTHING";
+        let key: Vec<u8> = self.retried(|backend| {
+            backend.connection.execute(insert, &[&candidate.as_slice()])?;
+            Ok(backend.connection.query_one("SELECT signing_key FROM signing_key", &[])?.get(0))
+        })?;
+        key.try_into()
+            .map_err(|_| StoreError::Refused("the store's signing key is not of 32 bytes".to_owned()))
+    }
+
+    fn add_refresh_token(&mut self, token: &RefreshToken, now: Timestamp) -> Result<(), StoreError> {
+        let insert = "WITH expired AS (DELETE FROM refresh_tokens WHERE expires_at <= $1) \
+            INSERT INTO refresh_tokens (token_digest, family, expires_at) VALUES ($2, $3, $4)";
+        let RefreshToken { digest, family, expires_at } = token;
+        let (now, expires_at) = (now.as_microseconds(), expires_at.as_microseconds());
+        self.retried(|backend| {
+            let values: [&(dyn ToSql + Sync); 4] =
+                [&now, &digest.as_slice(), &family.as_slice(), &expires_at];
+            backend.connection.execute(insert, &values).map(drop)
+        })
+    }
+
+    fn rotate_refresh_token(
+        &mut self,
+        digest: [u8; 32],
+        successor: ([u8; 32], Timestamp),
+        now: Timestamp,
+    ) -> Result<Rotation, StoreError> {
+        self.retried(|backend| rotate(&mut backend.connection.client, &digest, &successor, now))
+    }
+
+    /// Connects anew: what the lost connection was about to commit has been answered as unknown.
+    fn recover(&mut self) -> Result<(), StoreError> {
+        self.connection = Connection::open(&self.database, WRITE_TIME, self.options)
+            .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        self.probe()
+    }
+}
+
+fn rotate(
+    client: &mut Client,
+    digest: &[u8],
+    successor: &([u8; 32], Timestamp),
+    now: Timestamp,
+) -> Result<Rotation, postgres::Error> {
+    let mut transaction = client.transaction()?;
+    // A client that never logs in again leaves a token behind with each exchange.
+    transaction.execute("DELETE FROM refresh_tokens WHERE expires_at <= $1", &[&now.as_microseconds()])?;
+    // The lock makes a second use wait for the first, and then see it.
+    let select = "SELECT family, used FROM refresh_tokens WHERE token_digest = $1 FOR UPDATE";
+    let Some(token) = transaction.query_opt(select, &[&digest])? else { return Ok(Rotation::Unknown) };
+    let (family, used): (&[u8], bool) = (token.get(0), token.get(1));
+    let rotation = if used {
+        transaction.execute("DELETE FROM refresh_tokens WHERE family = $1", &[&family])?;
+        Rotation::Reused
+    } else {
+        transaction.execute("UPDATE refresh_tokens SET used = true WHERE token_digest = $1", &[&digest])?;
+        let insert = "INSERT INTO refresh_tokens (token_digest, family, expires_at) VALUES ($1, $2, $3)";
+        let (successor, expires_at) = successor;
+        transaction.execute(insert, &[&successor.as_slice(), &family, &expires_at.as_microseconds()])?;
+        Rotation::Rotated
+    };
+    transaction.commit()?;
+    Ok(rotation)
+}
+
+/// A connection that reads.
+pub struct PostgresReader {
+    connection: Connection,
+    database: ServerDatabase,
+    options: StoreOptions,
+}
+
+impl PostgresReader {
+    /// Opens a database that is prepared, for reading.
+    ///
+    /// # Errors
+    /// Why it cannot be used, and what to do.
+    pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<PostgresReader> {
+        let connection =
+            Connection::open(database, options.read_time.unwrap_or_default(), options.for_reading())?;
+        Ok(PostgresReader { connection, database: database.clone(), options })
+    }
+
+    /// Connects anew where the connection was lost: a reader that waits for long outlives servers.
+    fn connected(&mut self) -> Result<&mut Connection, StoreError> {
+        if self.connection.client.is_closed() {
+            *self = PostgresReader::open(&self.database, self.options)
+                .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        }
+        Ok(&mut self.connection)
+    }
+}
+
+impl Reader for PostgresReader {
+    fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
+        let time_limit = self.options.read_time;
+        paging::page(self.connected()?, query, time_limit)
+    }
+
+    fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
+        let rows = self.connected()?.query(SELECT_EVENT, &[&id])?;
+        Ok(rows.first().map(event_of))
+    }
+}
+
+impl Rows for Connection {
+    fn placeholder(position: usize) -> String {
+        format!("${position}")
+    }
+
+    fn rows(&mut self, statement: &str, values: &[Value]) -> Result<Vec<StoredEvent>, StoreError> {
+        let values: Vec<&(dyn ToSql + Sync)> = values
+            .iter()
+            .map(|value| -> &(dyn ToSql + Sync) {
+                match value {
+                    Value::Number(number) => number,
+                    Value::Text(text) => text,
+                }
+            })
+            .collect();
+        Ok(self.query(statement, &values)?.iter().map(event_of).collect())
+    }
+}
+
+fn event_of(row: &Row) -> StoredEvent {
+    StoredEvent {
+        id: row.get(0),
+        received_at: Timestamp::from_microseconds(row.get(1)),
+        event_type: row.get(2),
+        event_payload: row.get(3),
+    }
+}
+
+/// A connection with the statements that it has prepared.
+struct Connection {
+    client: Client,
+    statements: HashMap<String, Statement>,
+}
+
+impl Connection {
+    fn open(
+        database: &ServerDatabase,
+        time_limit: Duration,
+        options: StoreOptions,
+    ) -> anyhow::Result<Connection> {
+        let mut client = connect(database, time_limit)?;
+        check_encoding(&mut client, database)?;
+        let version = schema_version(&mut client).map_err(|error| cannot_use(database, &error))?;
+        server::check_prepared(database, version, SCHEMAS.len())?;
+        if !options.weak_durability {
+            check_durability(&mut client, database)?;
+        }
+        Ok(Connection { client, statements: HashMap::new() })
+    }
+
+    fn prepared(&mut self, statement: &str) -> Result<Statement, postgres::Error> {
+        if let Some(prepared) = self.statements.get(statement) {
+            return Ok(prepared.clone());
+        }
+        let prepared = self.client.prepare(statement)?;
+        self.statements.insert(statement.to_owned(), prepared.clone());
+        Ok(prepared)
+    }
+
+    fn query_one(&mut self, statement: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Row, postgres::Error> {
+        let prepared = self.prepared(statement)?;
+        self.client.query_one(&prepared, values)
+    }
+
+    fn query(
+        &mut self,
+        statement: &str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, postgres::Error> {
+        let prepared = self.prepared(statement)?;
+        self.client.query(&prepared, values)
+    }
+
+    fn execute(&mut self, statement: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, postgres::Error> {
+        let prepared = self.prepared(statement)?;
+        self.client.execute(&prepared, values)
+    }
+}
+
+fn connect(database: &ServerDatabase, time_limit: Duration) -> anyhow::Result<Client> {
+    let mut config = Config::new();
+    config
+        .host(&database.host)
+        .dbname(&database.database)
+        .application_name("eventctl")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_user_timeout(WRITE_TIME)
+        .options(&format!("-c statement_timeout={}", time_limit.as_millis()))
+        .ssl_mode(match server::encryption(database) {
+            Encryption::Never => SslMode::Disable,
+            Encryption::IfPossible => SslMode::Prefer,
+            Encryption::Always => SslMode::Require,
+        });
+    if let Some(port) = database.port {
+        config.port(port);
+    }
+    let user =
+        database.user.clone().or_else(|| std::env::var("PGUSER").ok()).or_else(|| std::env::var("USER").ok());
+    config.user(&user.unwrap_or_else(|| "postgres".to_owned()));
+    if let Some(password) = database.postgres_password()? {
+        config.password(password.expose());
+    }
+    let tls = MakeRustlsConnect::new(server::tls_config(database)?);
+    config.connect(tls).map_err(|error| {
+        let reason = reason_of(&error);
+        let hint =
+            "check host, port, user, database and password (PGPASSWORD, PGPASSFILE) of --db, and sslmode";
+        hinted(format!("cannot connect to `{database}`: {reason}"), hint)
+    })
+}
+
+fn check_encoding(client: &mut Client, database: &ServerDatabase) -> anyhow::Result<()> {
+    let row = client.query_one("SHOW server_encoding", &[]).map_err(|error| cannot_use(database, &error))?;
+    let encoding: String = row.get(0);
+    if encoding != "UTF8" {
+        let problem = format!("cannot use `{database}`: its encoding is {encoding}, not UTF8");
+        return Err(hinted(problem, "create the database WITH ENCODING 'UTF8' TEMPLATE template0"));
+    }
+    Ok(())
+}
+
+/// Makes sure that what the server acknowledges is on its disk.
+fn check_durability(client: &mut Client, database: &ServerDatabase) -> anyhow::Result<()> {
+    for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
+        let row = client
+            .query_one(&format!("SHOW {setting}"), &[])
+            .map_err(|error| cannot_use(database, &error))?;
+        let value: String = row.get(0);
+        if value == "off" {
+            return Err(server::weak_durability(database, setting, &value, "on"));
+        }
+    }
+    Ok(())
+}
+
+fn cannot_use(database: &ServerDatabase, error: &postgres::Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot use `{database}`: {}", reason_of(error))
+}
+
+/// What the server says, or why it says nothing; never the values of a statement.
+fn reason_of(error: &postgres::Error) -> String {
+    match (error.as_db_error(), error.source()) {
+        (Some(error), _) => error.message().to_owned(),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+impl From<postgres::Error> for StoreError {
+    fn from(error: postgres::Error) -> StoreError {
+        let reason = reason_of(&error);
+        let Some(code) = error.code().map(SqlState::code) else { return StoreError::Unavailable(reason) };
+        match code {
+            _ if code == SqlState::DISK_FULL.code() => StoreError::Full(reason),
+            // Data exceptions and integrity violations: this request, and no other.
+            _ if code.starts_with("22") || code.starts_with("23") => StoreError::Refused(reason),
+            _ => StoreError::Unavailable(reason),
+        }
+    }
+}

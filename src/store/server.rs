@@ -1,0 +1,81 @@
+//! What stores on database servers have in common: encryption, and what is said where one cannot be used.
+
+use rustls::ClientConfig;
+
+use super::location::{ServerDatabase, TlsMode};
+use crate::core::hint::hinted;
+use crate::tls::{Identity, Trust, client_config};
+
+/// Whether a connection is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    Never,
+    IfPossible,
+    Always,
+}
+
+/// What the URL asks for; a socket of this machine is not encrypted.
+pub fn encryption(database: &ServerDatabase) -> Encryption {
+    match database.tls.mode {
+        _ if database.is_local_socket() => Encryption::Never,
+        TlsMode::Disable => Encryption::Never,
+        TlsMode::Prefer => Encryption::IfPossible,
+        TlsMode::Require | TlsMode::VerifyAuthority | TlsMode::VerifyFull => Encryption::Always,
+    }
+}
+
+/// How the server's certificate is verified, and with which of our own we come.
+pub fn tls_config(database: &ServerDatabase) -> anyhow::Result<ClientConfig> {
+    let tls = &database.tls;
+    let trust = match (tls.mode, &tls.authorities) {
+        (TlsMode::VerifyFull, None) => Trust::Web,
+        (TlsMode::VerifyFull, Some(path)) => Trust::Authorities(path),
+        (TlsMode::VerifyAuthority, Some(path)) => Trust::AuthoritiesForAnyName(path),
+        (TlsMode::VerifyAuthority, None) => {
+            let problem = format!("cannot verify the server of `{database}`: no authority is named");
+            return Err(hinted(
+                problem,
+                "give sslrootcert=FILE (PostgreSQL) or ssl-ca=FILE (MySQL) in the URL",
+            ));
+        }
+        _ => Trust::Anyone,
+    };
+    let identity = match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => Some(Identity::read(certificate, key)?),
+        (None, None) => None,
+        _ => {
+            let problem = format!("cannot log in to `{database}`: certificate and key go together");
+            return Err(hinted(problem, "give both sslcert and sslkey (ssl-cert and ssl-key for MySQL)"));
+        }
+    };
+    client_config(trust, identity)
+}
+
+/// Refuses a database that a newer program has prepared.
+pub fn check_not_newer(database: &ServerDatabase, version: usize, known: usize) -> anyhow::Result<()> {
+    if version <= known {
+        return Ok(());
+    }
+    let problem = format!("cannot open `{database}`: its schema is version {version}, newer than {known}");
+    Err(hinted(problem, "use the eventctl that prepared it, or a newer one"))
+}
+
+/// Refuses a database that is not prepared for this program.
+pub fn check_prepared(database: &ServerDatabase, version: usize, known: usize) -> anyhow::Result<()> {
+    check_not_newer(database, version, known)?;
+    if version == known {
+        return Ok(());
+    }
+    let problem = format!("cannot open `{database}`: it is not prepared");
+    let hint = format!("run eventctl init-db --db '{database}' as a user who may create tables");
+    Err(hinted(problem, hint))
+}
+
+/// Refuses a setting of the server with which acknowledged events could be lost.
+pub fn weak_durability(database: &ServerDatabase, setting: &str, value: &str, wanted: &str) -> anyhow::Error {
+    let problem = format!("cannot use `{database}`: {setting} is {value}, and events could be lost");
+    hinted(
+        problem,
+        format!("set {setting} = {wanted} on the server, or allow it with --allow-weak-durability"),
+    )
+}
