@@ -7,7 +7,8 @@
 //! Every row is a ratio of two measurements taken in turn, so that a machine whose speed drifts does
 //! not decide it: the median of the pairs counts, and the spread is printed. `EVENTCTL_BENCH_PAIRS`
 //! changes their number (7). Some rows need `wrk` and the `sqlite3` shell on the path; `builds` compares
-//! this build with the one that `EVENTCTL_BENCH_OTHER` names.
+//! this build with the one that `EVENTCTL_BENCH_OTHER` names, and `stores` needs the servers of
+//! `.ci/servers` and `pgbench`.
 
 mod bare;
 mod ingest;
@@ -16,6 +17,7 @@ mod memory;
 mod network;
 mod reading;
 mod sending;
+mod servers;
 mod table;
 
 use std::env;
@@ -32,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     if arguments == [bare::ROLE] {
         return bare::serve();
     }
-    let rows: [(&str, Measure); 11] = [
+    let rows: [(&str, Measure); 12] = [
         ("ingest", ingest::measure_throughput),
         ("latency", ingest::measure_latency),
         ("batches", ingest::measure_batches),
@@ -44,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         ("tls", network::measure_tls),
         ("slow", network::measure_slow_clients),
         ("builds", network::measure_builds),
+        ("stores", servers::measure),
     ];
     let unknown = arguments.iter().find(|argument| rows.iter().all(|(name, _)| name != argument));
     if let Some(unknown) = unknown {
