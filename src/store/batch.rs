@@ -68,7 +68,8 @@ impl<'a> Batch<'a> {
         event_keys
     }
 
-    /// Leaves out what a known key stands for; the others keep their places.
+    /// Leaves out what a known key stands for; the others keep their places. PostgreSQL does so by itself.
+    #[cfg(any(feature = "mysql", test))]
     pub fn leave_out(&mut self, known: &KnownKeys) {
         if known.is_empty() {
             return;

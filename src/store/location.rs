@@ -17,10 +17,8 @@ pub enum StoreLocation {
     /// An SQLite file.
     Sqlite(PathBuf),
     /// A database of a PostgreSQL server.
-    #[cfg(feature = "postgres")]
     Postgres(ServerDatabase),
     /// A database of a MySQL or MariaDB server.
-    #[cfg(feature = "mysql")]
     MySql(ServerDatabase),
 }
 
@@ -122,14 +120,8 @@ impl FromStr for StoreLocation {
                 }
                 _ => Err(EXPECTED.to_owned()),
             },
-            #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => server_database("postgres", rest).map(StoreLocation::Postgres),
-            #[cfg(feature = "mysql")]
             "mysql" | "mariadb" => server_database("mysql", rest).map(StoreLocation::MySql),
-            #[cfg(not(all(feature = "postgres", feature = "mysql")))]
-            "postgres" | "postgresql" | "mysql" | "mariadb" => {
-                Err(format!("this build knows no {dialect} stores; {EXPECTED}"))
-            }
             _ => Err(format!("unknown kind of store; {EXPECTED}")),
         }
     }

@@ -29,6 +29,9 @@ pub use self::location::StoreLocation;
 use self::sqlite::{SqliteBackend, SqliteReader};
 use self::writer::{Queue, Writer};
 
+#[cfg(not(all(feature = "mysql", feature = "postgres")))]
+use crate::core::hint::hinted;
+
 /// How many reads run at once; each holds a connection and at most a page of events.
 const READERS: usize = 4;
 
@@ -100,6 +103,8 @@ pub fn prepare(location: &StoreLocation) -> anyhow::Result<()> {
         StoreLocation::Postgres(database) => postgres::prepare(database),
         #[cfg(feature = "mysql")]
         StoreLocation::MySql(database) => mysql::prepare(database),
+        #[cfg(not(all(feature = "mysql", feature = "postgres")))]
+        other => Err(not_built_in(other)),
     }
 }
 
@@ -111,6 +116,10 @@ pub fn open_reader(location: &StoreLocation) -> anyhow::Result<Box<dyn Reader>> 
     open_reader_with(location, StoreOptions::default())
 }
 
+#[cfg_attr(
+    not(any(feature = "mysql", feature = "postgres")),
+    expect(unused_variables, reason = "files need none")
+)]
 fn open_backend(location: &StoreLocation, options: StoreOptions) -> anyhow::Result<Box<dyn Backend>> {
     Ok(match location {
         StoreLocation::Sqlite(path) => Box::new(SqliteBackend::open_or_create(path)?),
@@ -118,6 +127,8 @@ fn open_backend(location: &StoreLocation, options: StoreOptions) -> anyhow::Resu
         StoreLocation::Postgres(database) => Box::new(postgres::PostgresBackend::open(database, options)?),
         #[cfg(feature = "mysql")]
         StoreLocation::MySql(database) => Box::new(mysql::MySqlBackend::open(database, options)?),
+        #[cfg(not(all(feature = "mysql", feature = "postgres")))]
+        other => return Err(not_built_in(other)),
     })
 }
 
@@ -128,7 +139,15 @@ fn open_reader_with(location: &StoreLocation, options: StoreOptions) -> anyhow::
         StoreLocation::Postgres(database) => Box::new(postgres::PostgresReader::open(database, options)?),
         #[cfg(feature = "mysql")]
         StoreLocation::MySql(database) => Box::new(mysql::MySqlReader::open(database, options)?),
+        #[cfg(not(all(feature = "mysql", feature = "postgres")))]
+        other => return Err(not_built_in(other)),
     })
+}
+
+#[cfg(not(all(feature = "mysql", feature = "postgres")))]
+fn not_built_in(location: &StoreLocation) -> anyhow::Error {
+    let problem = format!("cannot open `{location}`: this build knows no such store");
+    hinted(problem, "build eventctl with its default features")
 }
 
 impl Store {
