@@ -430,6 +430,8 @@ pub enum EventFormat {
     Text,
     /// A JSON object a line.
     Json,
+    /// Type and payload alone as a JSON object a line, as `propagate --file -` reads it.
+    Ndjson,
     /// RFC 4180, with a header line.
     Csv,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
+use serde_json::json;
 use serde_json::ser::{Formatter, Serializer};
 
 use crate::cli::{Color, EventFormat, Lines, TailOptions};
@@ -199,6 +200,10 @@ impl<W: Write> Printer<W> {
         match self.format {
             EventFormat::Text => self.print_text(event),
             EventFormat::Json => self.print_json(event),
+            EventFormat::Ndjson => {
+                let StoredEvent { event_type, event_payload, .. } = event;
+                self.print_json(&json!({"event_type": event_type, "event_payload": event_payload}))
+            }
             EventFormat::Csv => self.print_csv(event),
         }
     }
@@ -225,7 +230,7 @@ impl<W: Write> Printer<W> {
         )
     }
 
-    fn print_json(&mut self, event: &StoredEvent) -> io::Result<()> {
+    fn print_json(&mut self, event: &impl Serialize) -> io::Result<()> {
         event.serialize(&mut Serializer::with_formatter(&mut self.output, PrintableFormatter))?;
         self.output.write_all(b"\n")
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 use crate::util::http::event;
-use crate::util::{Consume, PATIENCE, Process, assert_eventctl, eventctl, refusal_of};
+use crate::util::{Consume, PATIENCE, Process, assert_eventctl, eventctl, refusal_of, stored_events};
 
 /// Noon of a day, in microseconds; an event was received every hour from then on.
 const NOON: i64 = 1_705_320_000_000_000;
@@ -137,6 +137,26 @@ fn json_is_an_object_a_line() {
 {"id":2,"received_at":"2024-01-15T13:00:00.000000Z","event_type":"","event_payload":""}
 "#;
     assert_eq!(tail(directory.path(), &["-o", "json"]), expected);
+}
+
+#[test]
+fn ndjson_is_what_can_be_sent_again_in_its_order() {
+    let events: Vec<(String, String)> =
+        (0..40).map(|number| (format!("t{number}"), HOSTILE.to_owned())).collect();
+    let borrowed: Vec<(&str, &str)> =
+        events.iter().map(|(kind, payload)| (kind.as_str(), payload.as_str())).collect();
+    let from = store(&borrowed);
+    let lines = tail(from.path(), &["-n", "all", "-o", "ndjson"]);
+    let to = tempdir().unwrap();
+    let server = Consume::start(to.path());
+    let endpoint = format!("http://{}/event", server.address);
+    let arguments = ["--file", "-", "--period", "1ms", "--max-in-flight", "1", "--endpoint", &endpoint, "-q"];
+    assert_eventctl(to.path()).arg("propagate").args(arguments).write_stdin(lines).assert().code(0);
+    let moved: Vec<(String, String)> = stored_events(&to.path().join("events.db"))
+        .into_iter()
+        .map(|(_, event_type, event_payload)| (event_type, event_payload))
+        .collect();
+    assert_eq!(moved, events);
 }
 
 #[test]
