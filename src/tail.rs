@@ -34,7 +34,7 @@ pub fn run(options: &TailOptions) -> anyhow::Result<()> {
     let reader = store::open_reader(&options.db)?;
     let output = io::stdout().lock();
     let printer = Printer::new(options, output.is_terminal(), BufWriter::new(output));
-    let mut tail = Tail { options, reader, printer, horizon: None };
+    let mut tail = Tail { options, reader, printer, horizon: None, printed: None };
     tail.show().with_context(|| format!("cannot show `{}`", options.db))?;
     if options.follow {
         tail.follow().with_context(|| format!("cannot follow `{}`", options.db))?;
@@ -49,6 +49,9 @@ struct Tail<'a, W: Write> {
     printer: Printer<W>,
     /// The newest event, of whatever type, when the store was last looked at.
     horizon: Option<StoredEvent>,
+    /// The id up to which events are printed, while those after it and up to the horizon are due. It outlives a
+    /// read that fails halfway.
+    printed: Option<i64>,
 }
 
 impl<W: Write> Tail<'_, W> {
@@ -88,14 +91,18 @@ impl<W: Write> Tail<'_, W> {
     fn print_new(&mut self) -> anyhow::Result<()> {
         let newest = self.newest()?;
         let shown = match self.horizon.clone() {
-            Some(horizon) if self.goes_on_from(&horizon, newest.as_ref())? => horizon.id,
+            Some(horizon) if self.goes_on_from(&horizon, newest.as_ref())? => {
+                self.printed.unwrap_or(horizon.id)
+            }
             _ => 0,
         };
         if newest.as_ref().is_none_or(|newest| newest.id == shown) {
             return Ok(());
         }
         self.horizon = newest;
+        self.printed = Some(shown);
         self.print_after(shown, usize::MAX)?;
+        self.printed = None;
         Ok(self.printer.flush()?)
     }
 
@@ -142,6 +149,7 @@ impl<W: Write> Tail<'_, W> {
             left -= page.events.len();
             let Some(last) = page.events.last().filter(|_| page.more && left > 0) else { return Ok(()) };
             query.after = Some(last.id);
+            self.printed = self.printed.and(query.after);
         }
     }
 
