@@ -3,7 +3,7 @@
 //! A batch is one transaction. It first takes ids from the row of `last_event`, whose lock it holds until its
 //! commit: ids become visible in their order, and idempotency is decided by the database.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, SslOpts, Value as Sql};
@@ -27,6 +27,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a statement of the writer may take, the wait for another process's commit included.
 const WRITE_TIME: Duration = Duration::from_secs(20);
+
+/// How long a connection may be idle before it is not trusted any more: the server may have gone meanwhile.
+const IDLE_TIME: Duration = Duration::from_secs(1);
+
+/// Every statement begins a transaction by itself. A process that stops in the midst of one holds its locks no
+/// longer than the others wait for them: MariaDB breaks off the transaction, MySQL any idle connection.
+const WRITE_SETTINGS: &str = "SET autocommit = 0, innodb_lock_wait_timeout = 15 \
+    /*M!100300 , idle_write_transaction_timeout = 5 */ /*!50700 , wait_timeout = 10 */";
 
 /// How often a transaction is repeated that the server broke off for the sake of another.
 const CONFLICT_RETRIES: usize = 10;
@@ -84,6 +92,7 @@ pub struct MySqlBackend {
     connection: Conn,
     /// What a statement may take, in bytes.
     packet_bytes: usize,
+    last_use: Instant,
     database: ServerDatabase,
     options: StoreOptions,
 }
@@ -96,13 +105,28 @@ impl MySqlBackend {
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<MySqlBackend> {
         let mut connection = open(database, WRITE_TIME, options)?;
         let packet_bytes = (|| {
-            // Every statement begins a transaction by itself, and waits no longer for another's.
-            connection.query_drop("SET autocommit = 0, innodb_lock_wait_timeout = 15")?;
+            connection.query_drop(WRITE_SETTINGS)?;
             connection.query_first("SELECT @@max_allowed_packet")
         })()
         .map_err(|error: mysql::Error| cannot_use(database, &error))?;
         let packet_bytes = packet_bytes.unwrap_or(1 << 20);
-        Ok(MySqlBackend { connection, packet_bytes, database: database.clone(), options })
+        let last_use = Instant::now();
+        Ok(MySqlBackend { connection, packet_bytes, last_use, database: database.clone(), options })
+    }
+
+    /// Connects anew where the connection was lost while nothing was asked of it.
+    fn revive(&mut self) -> Result<(), StoreError> {
+        if self.last_use.elapsed() > IDLE_TIME && self.connection.ping().is_err() {
+            self.reconnect()?;
+        }
+        self.last_use = Instant::now();
+        Ok(())
+    }
+
+    fn reconnect(&mut self) -> Result<(), StoreError> {
+        *self = MySqlBackend::open(&self.database, self.options)
+            .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        Ok(())
     }
 
     fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> mysql::Result<Vec<Outcome>> {
@@ -177,9 +201,12 @@ impl MySqlBackend {
         &mut self,
         mut transaction: impl FnMut(&mut MySqlBackend) -> mysql::Result<T>,
     ) -> Result<T, StoreError> {
+        self.revive()?;
         let mut retries = 0;
         loop {
-            let error = match transaction(self) {
+            let result = transaction(self);
+            self.last_use = Instant::now();
+            let error = match result {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
@@ -251,8 +278,7 @@ impl Backend for MySqlBackend {
 
     /// Connects anew: what the lost connection was about to commit has been answered as unknown.
     fn recover(&mut self) -> Result<(), StoreError> {
-        *self = MySqlBackend::open(&self.database, self.options)
-            .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        self.reconnect()?;
         self.probe()
     }
 }

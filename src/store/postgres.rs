@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::config::SslMode;
 use postgres::error::SqlState;
@@ -32,6 +32,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a statement of the writer may take, the wait for another process's commit included.
 const WRITE_TIME: Duration = Duration::from_secs(20);
+
+/// How long a connection may be idle before it is not trusted any more: the server may have gone meanwhile.
+const IDLE_TIME: Duration = Duration::from_secs(1);
+
+/// After how long without an answer the network asks whether the server is still there, and how often.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// How often a transaction is repeated that the server broke off for the sake of another.
 const CONFLICT_RETRIES: usize = 10;
@@ -104,6 +110,7 @@ fn schema_version(client: &mut impl postgres::GenericClient) -> Result<usize, po
 /// The one connection of this process that writes.
 pub struct PostgresBackend {
     connection: Connection,
+    last_use: Instant,
     database: ServerDatabase,
     options: StoreOptions,
 }
@@ -115,7 +122,22 @@ impl PostgresBackend {
     /// Why it cannot be used, and what to do.
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<PostgresBackend> {
         let connection = Connection::open(database, WRITE_TIME, options)?;
-        Ok(PostgresBackend { connection, database: database.clone(), options })
+        Ok(PostgresBackend { connection, last_use: Instant::now(), database: database.clone(), options })
+    }
+
+    /// Connects anew where the connection was lost while nothing was asked of it.
+    fn revive(&mut self) -> Result<(), StoreError> {
+        if self.last_use.elapsed() > IDLE_TIME && self.connection.client.is_valid(CONNECT_TIMEOUT).is_err() {
+            self.reconnect()?;
+        }
+        self.last_use = Instant::now();
+        Ok(())
+    }
+
+    fn reconnect(&mut self) -> Result<(), StoreError> {
+        *self = PostgresBackend::open(&self.database, self.options)
+            .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        Ok(())
     }
 
     fn store(
@@ -159,13 +181,17 @@ impl PostgresBackend {
         &mut self,
         mut transaction: impl FnMut(&mut PostgresBackend) -> Result<T, postgres::Error>,
     ) -> Result<T, StoreError> {
-        for _ in 0..CONFLICT_RETRIES {
-            match transaction(self) {
-                Err(error) if is_conflict(&error) => {}
+        self.revive()?;
+        let mut retries = 0;
+        loop {
+            let result = transaction(self);
+            self.last_use = Instant::now();
+            retries += 1;
+            match result {
+                Err(error) if is_conflict(&error) && retries <= CONFLICT_RETRIES => {}
                 result => return result.map_err(StoreError::from),
             }
         }
-        transaction(self).map_err(StoreError::from)
     }
 }
 
@@ -217,8 +243,7 @@ impl Backend for PostgresBackend {
 
     /// Connects anew: what the lost connection was about to commit has been answered as unknown.
     fn recover(&mut self) -> Result<(), StoreError> {
-        self.connection = Connection::open(&self.database, WRITE_TIME, self.options)
-            .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        self.reconnect()?;
         self.probe()
     }
 }
@@ -377,6 +402,9 @@ fn connect(database: &ServerDatabase, time_limit: Duration) -> anyhow::Result<Cl
         .application_name("eventctl")
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_user_timeout(WRITE_TIME)
+        .keepalives_idle(KEEPALIVE)
+        .keepalives_interval(KEEPALIVE)
+        .keepalives_retries(3)
         .options(&format!("-c statement_timeout={}", time_limit.as_millis()))
         .ssl_mode(match server::encryption(database) {
             Encryption::Never => SslMode::Disable,

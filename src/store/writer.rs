@@ -12,10 +12,12 @@ use tokio::sync::oneshot;
 
 use super::backend::{Append, Backend, Outcome, StoreError};
 use super::{AppendError, Reservation};
+use crate::core::backoff::Backoff;
 use crate::core::timestamp::Timestamp;
 
-/// How long to wait between two tries to get a failed store to take writes.
-const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
+/// How long to wait between two tries to get a failed store to take writes. The processes of one database do
+/// not all come back at once.
+const RECOVERY: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(2) };
 
 /// A commit this recent proves that the store takes writes.
 const PROOF_LIFETIME: Duration = Duration::from_secs(1);
@@ -287,8 +289,11 @@ impl WriterThread {
 
     /// Tries until the store takes writes again; false where it is closed before.
     fn recover(&mut self) -> bool {
+        let mut random = fastrand::Rng::new();
+        let mut failures = 0;
         while self.backend.recover().is_err() {
-            if self.queue.wait_for_close(RECOVERY_PAUSE) {
+            failures += 1;
+            if self.queue.wait_for_close(RECOVERY.wait(failures, &mut random)) {
                 return false;
             }
         }

@@ -10,6 +10,8 @@ mod init_db;
 mod layout;
 mod propagate;
 mod readme;
+#[cfg(all(feature = "postgres", feature = "mysql"))]
+mod scaling;
 mod settings;
 mod stores;
 mod tail;
