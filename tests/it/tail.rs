@@ -414,7 +414,7 @@ fn a_follower_shows_every_event_once_however_many_writers() {
             });
         }
     });
-    let stored = crate::util::stored_events(&directory.path().join("events.db"));
+    let stored = stored_events(&directory.path().join("events.db"));
     for (_, event_type, event_payload) in &stored[1..] {
         assert_eq!(&all.next(), event_payload);
         if event_type == "wanted" {
