@@ -39,6 +39,9 @@ const WRITE_SETTINGS: &str = "SET autocommit = 0, innodb_lock_wait_timeout = 15 
 /// How often a transaction is repeated that the server broke off for the sake of another.
 const CONFLICT_RETRIES: usize = 10;
 
+/// The lock of who prepares a database. The name of the database alone may be as long as that of a lock.
+const LOCK_NAME: &str = "CONCAT('eventctl ', MD5(DATABASE()))";
+
 /// How many events one statement inserts at most.
 const ROWS_PER_INSERT: usize = 256;
 
@@ -60,7 +63,7 @@ pub fn prepare(database: &ServerDatabase) -> anyhow::Result<()> {
 /// MySQL commits with each table that it makes: the version is noted behind each schema.
 fn upgrade(connection: &mut Conn) -> mysql::Result<()> {
     // Another process that prepares the same database waits.
-    connection.query_drop("SELECT GET_LOCK(CONCAT('eventctl ', DATABASE()), 60)")?;
+    connection.query_drop(format!("DO GET_LOCK({LOCK_NAME}, 15)"))?;
     connection.query_drop(
         "CREATE TABLE IF NOT EXISTS eventctl_schema (version INTEGER NOT NULL PRIMARY KEY) ENGINE = InnoDB",
     )?;
@@ -71,7 +74,7 @@ fn upgrade(connection: &mut Conn) -> mysql::Result<()> {
         }
         connection.exec_drop("INSERT INTO eventctl_schema VALUES (?)", (number + 1,))?;
     }
-    connection.query_drop("DO RELEASE_LOCK(CONCAT('eventctl ', DATABASE()))")
+    connection.query_drop(format!("DO RELEASE_LOCK({LOCK_NAME})"))
 }
 
 /// How many of our schemas a database has.
@@ -463,7 +466,7 @@ fn check_durability(connection: &mut Conn, database: &ServerDatabase) -> anyhow:
 }
 
 fn cannot_use(database: &ServerDatabase, error: &mysql::Error) -> anyhow::Error {
-    anyhow::anyhow!("cannot use `{database}`: {}", reason_of(error))
+    server::cannot_use(database, &reason_of(error))
 }
 
 /// What the server says, or why it says nothing.

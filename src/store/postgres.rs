@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use postgres::config::SslMode;
 use postgres::error::SqlState;
 use postgres::types::ToSql;
-use postgres::{Client, Config, Row, Statement};
+use postgres::{Client, Config, IsolationLevel, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::StoreOptions;
@@ -82,8 +82,9 @@ pub fn prepare(database: &ServerDatabase) -> anyhow::Result<()> {
     let version = schema_version(&mut client).map_err(|error| cannot_use(database, &error))?;
     server::check_not_newer(database, version, SCHEMAS.len())?;
     let upgrade = |client: &mut Client| -> Result<(), postgres::Error> {
-        let mut transaction = client.transaction()?;
-        // Another process that prepares the same database waits.
+        // Another process that prepares the same database waits, and then sees what this one has made.
+        let mut transaction =
+            client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start()?;
         transaction.batch_execute("SELECT pg_advisory_xact_lock(hashtext('eventctl_schema'))")?;
         let version = schema_version(&mut transaction)?;
         for schema in SCHEMAS.iter().skip(version) {
@@ -99,7 +100,10 @@ pub fn prepare(database: &ServerDatabase) -> anyhow::Result<()> {
 
 /// How many of our schemas a database has.
 fn schema_version(client: &mut impl postgres::GenericClient) -> Result<usize, postgres::Error> {
-    let known: bool = client.query_one("SELECT to_regclass('eventctl_schema') IS NOT NULL", &[])?.get(0);
+    // `to_regclass` would answer from a cache, which a wait for an advisory lock does not renew.
+    let select = "SELECT EXISTS (SELECT FROM pg_tables \
+        WHERE schemaname = ANY (current_schemas(false)) AND tablename = 'eventctl_schema')";
+    let known: bool = client.query_one(select, &[])?.get(0);
     if !known {
         return Ok(0);
     }
@@ -454,7 +458,7 @@ fn check_durability(client: &mut Client, database: &ServerDatabase) -> anyhow::R
 }
 
 fn cannot_use(database: &ServerDatabase, error: &postgres::Error) -> anyhow::Error {
-    anyhow::anyhow!("cannot use `{database}`: {}", reason_of(error))
+    server::cannot_use(database, &reason_of(error))
 }
 
 /// What the server says, or why it says nothing; never the values of a statement.

@@ -71,6 +71,12 @@ pub fn check_prepared(database: &ServerDatabase, version: usize, known: usize) -
     Err(hinted(problem, hint))
 }
 
+/// Says what the server refuses to a login that it has let in.
+pub fn cannot_use(database: &ServerDatabase, reason: &str) -> anyhow::Error {
+    let problem = format!("cannot use `{database}`: {reason}");
+    hinted(problem, "grant this user what it lacks on the tables that eventctl init-db has made")
+}
+
 /// Refuses a setting of the server with which acknowledged events could be lost.
 pub fn weak_durability(database: &ServerDatabase, setting: &str, value: &str, wanted: &str) -> anyhow::Error {
     let problem = format!("cannot use `{database}`: {setting} is {value}, and events could be lost");

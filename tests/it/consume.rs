@@ -15,7 +15,7 @@ mod refusals;
 mod slow;
 mod strings;
 mod tls;
-mod tokens;
+pub mod tokens;
 mod waiting;
 mod wire;
 

@@ -1,5 +1,14 @@
 //! What every store does alike, whichever database it is.
 
+mod connecting;
+mod database;
+mod events;
+mod keys;
+mod listing;
+mod preparing;
+mod tailing;
+mod tokens;
+
 use eventctl::core::query::Glob;
 
 #[test]

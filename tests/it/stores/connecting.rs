@@ -1,0 +1,178 @@
+//! How a server is reached: names, passwords and encryption.
+
+use std::env;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::thread;
+
+use super::database::{TestStore, on_every_server};
+use super::preparing::Login;
+use crate::util::tls::Authority;
+use crate::util::{refusal_of, write_secret};
+
+on_every_server!(
+    a_server_that_cannot_be_reached_is_named,
+    encrypted_connections_work,
+    an_unknown_authority_is_refused,
+    another_name_is_refused_unless_only_the_authority_counts,
+    a_certificate_that_cannot_be_read_is_named,
+);
+
+fn certificate() -> PathBuf {
+    let servers =
+        env::var_os("EVENTCTL_TEST_SERVERS").expect("EVENTCTL_TEST_SERVERS is missing: see .ci/servers");
+    PathBuf::from(servers).join("cert.pem")
+}
+
+/// A URL with a mode and an authority, in the words of PostgreSQL.
+fn encrypted(store: &TestStore, url: &str, mode: &str, authority: Option<&str>) -> String {
+    let is_postgres = store.url.starts_with("postgres");
+    let (names, mode) = match is_postgres {
+        true => (["sslmode", "sslrootcert"], mode),
+        false => {
+            let mode = match mode {
+                "disable" => "DISABLED",
+                "prefer" => "PREFERRED",
+                "require" => "REQUIRED",
+                "verify-ca" => "VERIFY_CA",
+                _ => "VERIFY_IDENTITY",
+            };
+            (["ssl-mode", "ssl-ca"], mode)
+        }
+    };
+    let mut parameters = form_urlencoded::Serializer::new(String::new());
+    parameters.append_pair(names[0], mode);
+    if let Some(authority) = authority {
+        parameters.append_pair(names[1], authority);
+    }
+    format!("{url}?{}", parameters.finish())
+}
+
+fn a_server_that_cannot_be_reached_is_named(store: &TestStore) {
+    store.prepare();
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (url, reason) in [
+        (store.url_with(|url| url.set_port(Some(unused)).unwrap()), "refused"),
+        (store.url_with(|url| url.set_host(Some("no-such-host.invalid")).unwrap()), "no-such-host"),
+        (store.url_with(|url| url.set_path("no_such_database")), "no_such_database"),
+    ] {
+        let mut with_password: url::Url = url.parse().unwrap();
+        with_password.set_password(Some("s3cret")).unwrap();
+        for subcommand in ["init-db", "consume", "tail"] {
+            let (error, hint) = store.refusal(subcommand, with_password.as_str());
+            assert!(error.starts_with(&format!("cannot connect to `{url}`: ")), "{error}");
+            assert!(error.contains(reason), "{error}");
+            assert!(hint.starts_with("check host, port, user, database and password"), "{hint}");
+            assert!(!format!("{error}{hint}").contains("s3cret"), "{error} {hint}");
+        }
+    }
+}
+
+fn encrypted_connections_work(store: &TestStore) {
+    store.prepare();
+    let certificate = certificate();
+    let authority = certificate.to_str();
+    for (mode, authority) in [
+        ("disable", None),
+        ("prefer", None),
+        ("require", None),
+        ("require", authority),
+        ("verify-ca", authority),
+        ("verify-full", authority),
+    ] {
+        let url = encrypted(store, &store.url, mode, authority);
+        let mut tail = store.command_at("tail", &url);
+        let output = tail.output().unwrap();
+        assert!(output.status.success(), "{mode}: {output:?}");
+    }
+    let url = encrypted(store, &store.url, "verify-full", authority);
+    store.start(&mut store.command_at("consume", &url)).store("a", "b");
+    assert_eq!(store.payloads(), ["b"]);
+}
+
+fn an_unknown_authority_is_refused(store: &TestStore) {
+    store.prepare();
+    Authority::new("another").write(store.path(), "another");
+    let another = Some("another.pem");
+    for (mode, authority) in [("verify-ca", another), ("verify-full", another), ("verify-full", None)] {
+        let url = encrypted(store, &store.url, mode, authority);
+        let (error, hint) = store.refusal("tail", &url);
+        assert!(error.starts_with(&format!("cannot connect to `{url}`: ")), "{error}");
+        assert!(error.contains("certificate"), "{mode}: {error}");
+        assert!(hint.contains("sslmode") || hint.contains("ssl-mode"), "{hint}");
+    }
+}
+
+fn another_name_is_refused_unless_only_the_authority_counts(store: &TestStore) {
+    store.prepare();
+    let server: url::Url = store.url.parse().unwrap();
+    let address = SocketAddr::new([127, 0, 0, 1].into(), server.port().unwrap());
+    // An address that the certificate does not name.
+    let other = forward_from("127.0.0.2:0", address);
+    let url = store.url_with(|url| {
+        url.set_host(Some("127.0.0.2")).unwrap();
+        url.set_port(Some(other.port())).unwrap();
+    });
+    let certificate = certificate();
+    let verify = |mode| encrypted(store, &url, mode, certificate.to_str());
+    let output = store.command_at("tail", &verify("verify-ca")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let (error, _) = store.refusal("tail", &verify("verify-full"));
+    assert!(error.contains("certificate") && error.contains("name"), "{error}");
+}
+
+/// Hands connections to an address on to another, as long as the tests run.
+fn forward_from(from: &str, to: SocketAddr) -> SocketAddr {
+    fn pump(mut from: TcpStream, mut to: TcpStream) {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    }
+    let listener = TcpListener::bind(from).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(to).unwrap();
+            let (to_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || pump(client, to_server));
+            thread::spawn(move || pump(server, to_client));
+        }
+    });
+    address
+}
+
+fn a_certificate_that_cannot_be_read_is_named(store: &TestStore) {
+    store.prepare();
+    let url = encrypted(store, &store.url, "verify-full", Some("missing.pem"));
+    let (error, _) = store.refusal("tail", &url);
+    assert!(error.contains("missing.pem"), "{error}");
+    let (error, hint) = store.refusal("tail", &encrypted(store, &store.url, "verify-ca", None));
+    assert!(error.ends_with("no authority is named"), "{error}");
+    assert!(hint.contains("sslrootcert") && hint.contains("ssl-ca"), "{hint}");
+}
+
+/// PostgreSQL's test server asks nobody for a password.
+#[cfg(feature = "mysql")]
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn the_password_of_mysql_comes_from_url_variable_or_file() {
+    let store = &TestStore::new(super::database::Kind::MySql);
+    store.prepare();
+    let login = Login::new(store, "user", "s3cret:'\\@é");
+    store.execute(&format!("GRANT SELECT ON {}.* TO {}", store.name, login.name));
+    let tail = |url: &str| store.command_at("tail", url);
+    let url = login.url();
+    let mut with_password: url::Url = url.parse().unwrap();
+    with_password.set_password(Some("s3cret:'\\@é")).unwrap();
+    assert!(tail(with_password.as_str()).output().unwrap().status.success());
+    assert!(tail(&url).env("MYSQL_PWD", "s3cret:'\\@é").output().unwrap().status.success());
+    with_password.set_password(Some("wr0ng")).unwrap();
+    for command in [&mut tail(&url), tail(&url).env("MYSQL_PWD", "wr0ng"), &mut tail(with_password.as_str())]
+    {
+        let (error, hint) = refusal_of(command, 1);
+        assert!(error.starts_with(&format!("cannot connect to `{url}`: Access denied for user")), "{error}");
+        assert!(!format!("{error}{hint}").contains("wr0ng"), "{error}");
+    }
+    write_secret(store.path(), ".my.cnf", "[client]\npassword=\"s3cret:'\\@é\"\n");
+    assert!(tail(&url).output().unwrap().status.success());
+}

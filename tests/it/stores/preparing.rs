@@ -1,0 +1,232 @@
+//! `init-db` on every store; what `consume` and `tail` may not do without it, and may with the least rights.
+
+use std::thread;
+
+use super::database::{DURABILITY_OF_MYSQL, Kind, TestStore, on_every_server, on_every_store, server_url};
+use crate::util::http::event;
+use crate::util::refusal_of;
+
+on_every_store!(preparing_again_changes_nothing, preparing_at_once_prepares_once, a_newer_schema_is_refused,);
+
+mod servers {
+    super::on_every_server!(
+        an_unprepared_database_is_refused,
+        a_database_with_other_tables_is_left_alone,
+        the_longest_name_of_a_database_can_be_prepared,
+        consume_and_tail_need_these_rights_and_no_others,
+        what_a_login_may_not_do_is_said,
+        weak_durability_is_refused_unless_allowed,
+    );
+
+    use super::{
+        a_database_with_other_tables_is_left_alone, an_unprepared_database_is_refused,
+        consume_and_tail_need_these_rights_and_no_others, the_longest_name_of_a_database_can_be_prepared,
+        weak_durability_is_refused_unless_allowed, what_a_login_may_not_do_is_said,
+    };
+}
+
+/// What a login `eventctl` needs for `consume`, and a login `viewer` for `tail`: in the words of PostgreSQL and
+/// of MySQL alike.
+const GRANTS: &str = "\
+GRANT SELECT ON eventctl_schema TO eventctl;
+GRANT SELECT, INSERT ON events TO eventctl;
+GRANT SELECT, UPDATE ON last_event TO eventctl;
+GRANT SELECT, INSERT ON idempotency_keys TO eventctl;
+GRANT SELECT, INSERT ON signing_key TO eventctl;
+GRANT SELECT, INSERT, UPDATE, DELETE ON refresh_tokens TO eventctl;
+GRANT SELECT ON eventctl_schema TO viewer;
+GRANT SELECT ON events TO viewer;
+";
+
+fn preparing_again_changes_nothing(store: &TestStore) {
+    store.prepare();
+    {
+        let server = store.consume(&[]);
+        server.store("a", "kept");
+        store.prepare();
+        server.store("a", "too");
+    }
+    store.prepare();
+    assert_eq!(store.payloads(), ["kept", "too"]);
+    let server = store.consume(&[]);
+    server.store("a", "and on");
+    assert!(store.stored().is_sorted());
+}
+
+fn preparing_at_once_prepares_once(store: &TestStore) {
+    thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(|| store.prepare()))));
+    let server = store.consume(&[]);
+    server.store("a", "b");
+    assert_eq!(store.stored(), [(1, "a".to_owned(), "b".to_owned())]);
+}
+
+fn a_newer_schema_is_refused(store: &TestStore) {
+    store.prepare();
+    let version = if store.kind == Kind::Sqlite { 2 } else { 1 };
+    store.execute(match store.kind {
+        Kind::Sqlite => "PRAGMA user_version = 99",
+        #[cfg(any(feature = "postgres", feature = "mysql"))]
+        _ => "UPDATE eventctl_schema SET version = 99",
+    });
+    for subcommand in ["init-db", "consume", "tail"] {
+        let (error, hint) = store.refusal(subcommand, &store.url);
+        let expected = format!("cannot open `{}`: its schema is version 99, newer than {version}", store.url);
+        assert_eq!(error, expected, "{subcommand}");
+        assert!(hint.starts_with("use the eventctl that "), "{hint}");
+    }
+}
+
+fn an_unprepared_database_is_refused(store: &TestStore) {
+    for subcommand in ["consume", "tail"] {
+        let (error, hint) = store.refusal(subcommand, &store.url);
+        assert_eq!(error, format!("cannot open `{}`: it is not prepared", store.url), "{subcommand}");
+        assert_eq!(
+            hint,
+            format!("run eventctl init-db --db '{}' as a user who may create tables", store.url)
+        );
+    }
+    store.prepare();
+}
+
+fn a_database_with_other_tables_is_left_alone(store: &TestStore) {
+    store.execute("CREATE TABLE events (id integer)");
+    let (error, hint) = store.refusal("init-db", &store.url);
+    assert!(error.starts_with(&format!("cannot use `{}`: ", store.url)), "{error}");
+    assert!(error.contains("events") && error.contains("already exists"), "{error}");
+    assert!(hint.ends_with("have no other tables of these names"), "{hint}");
+    store.execute("DROP TABLE events");
+    store.prepare();
+}
+
+fn the_longest_name_of_a_database_can_be_prepared(store: &TestStore) {
+    // PostgreSQL's limit is 63 bytes, that of MySQL 64 characters.
+    let name = format!("{}_{}", store.name, "x".repeat(62 - store.name.len()));
+    store.execute(&format!("CREATE DATABASE {name}"));
+    let url = store.url_with(|url| url.set_path(&name));
+    let mut command = assert_cmd::Command::from_std(store.command_at("init-db", &url));
+    command.timeout(crate::util::PATIENCE);
+    let output = command.output().unwrap();
+    store.execute(&format!("DROP DATABASE {name}"));
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// A login that goes away with its test.
+pub struct Login<'a> {
+    store: &'a TestStore,
+    pub name: String,
+}
+
+impl Login<'_> {
+    pub fn new<'a>(store: &'a TestStore, name: &str, password: &str) -> Login<'a> {
+        let name = format!("{}_{name}", store.name);
+        let password = password.replace('\'', "''");
+        let create = match store.url.starts_with("postgres") {
+            true => format!("CREATE ROLE {name} LOGIN PASSWORD '{password}'"),
+            false => format!("CREATE USER {name} IDENTIFIED BY '{}'", password.replace('\\', "\\\\")),
+        };
+        store.execute(&create);
+        Login { store, name }
+    }
+
+    /// The URL of the store for this login, without a password.
+    pub fn url(&self) -> String {
+        self.store.url_with(|url| url.set_username(&self.name).unwrap())
+    }
+}
+
+impl Drop for Login<'_> {
+    fn drop(&mut self) {
+        let name = &self.name;
+        self.store.execute(&match self.store.url.starts_with("postgres") {
+            true => format!("DROP OWNED BY {name}; DROP ROLE {name}"),
+            false => format!("DROP USER {name}"),
+        });
+    }
+}
+
+fn consume_and_tail_need_these_rights_and_no_others(store: &TestStore) {
+    store.prepare();
+    let [receiver, viewer] = ["eventctl", "viewer"].map(|name| Login::new(store, name, "s3cret"));
+    let grants = GRANTS.replace("TO eventctl", &format!("TO {}", receiver.name));
+    store.execute(&grants.replace("TO viewer", &format!("TO {}", viewer.name)));
+    let with_password = |subcommand, login: &Login<'_>| {
+        let mut command = store.command_at(subcommand, &login.url());
+        command.env("PGPASSWORD", "s3cret").env("MYSQL_PWD", "s3cret");
+        command
+    };
+    crate::util::write_secret(store.path(), "password", crate::consume::tokens::PASSWORD);
+    let mut consume = with_password("consume", &receiver);
+    let arguments = ["--username", crate::consume::tokens::USERNAME, "--password-file", "password"];
+    let server = store.start(consume.args(arguments));
+    let login = crate::consume::tokens::log_in(&server);
+    let form = crate::consume::tokens::refresh_form(&login.refresh);
+    let access = crate::consume::tokens::tokens_of(&server.connect().post_form(&form)).access;
+    assert_eq!(server.connect().post_form(&form).status, 400);
+    let authorization = format!("Bearer {access}");
+    for (method, path, body, status) in [
+        ("GET", "/ready", String::new(), 200),
+        ("POST", "/event", event("a", "b"), 201),
+        ("POST", "/event", event("a", "b"), 201),
+        ("POST", "/event", event("a", "c"), 422),
+        ("GET", "/event/2", String::new(), 404),
+        ("GET", "/event?type=[ab]", String::new(), 200),
+    ] {
+        let headers = [
+            ("Authorization", authorization.as_str()),
+            ("Idempotency-Key", "key"),
+            ("Content-Type", "application/json"),
+        ];
+        let response = server.connect().request(method, path, &headers, body.as_bytes());
+        // An id that a refused repetition took may be left out, or not.
+        assert!(response.status == status || path == "/event/2", "{method} {path}: {response:?}");
+    }
+    let mut tail = with_password("tail", &viewer);
+    let output = tail.args(["-o", "json"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout.iter().filter(|byte| **byte == b'\n').count(), 1, "{output:?}");
+}
+
+fn what_a_login_may_not_do_is_said(store: &TestStore) {
+    store.prepare();
+    let nobody = Login::new(store, "nobody", "s3cret");
+    for subcommand in ["consume", "tail", "init-db"] {
+        let mut command = store.command_at(subcommand, &nobody.url());
+        command.env("PGPASSWORD", "s3cret").env("MYSQL_PWD", "s3cret");
+        let (error, hint) = refusal_of(&mut command, 1);
+        assert!(error.contains("denied"), "{subcommand}: {error}");
+        assert!(!format!("{error}{hint}").contains("s3cret"), "{error} {hint}");
+    }
+}
+
+fn weak_durability_is_refused_unless_allowed(store: &TestStore) {
+    store.prepare();
+    let server = server_url(store.kind).unwrap();
+    let is_postgres = server.scheme() == "postgres";
+    let _alone = DURABILITY_OF_MYSQL.write().unwrap();
+    let (setting, weak, durable) = match is_postgres {
+        true => {
+            let alter = format!("ALTER DATABASE {} SET synchronous_commit =", store.name);
+            ("synchronous_commit is off", format!("{alter} off"), format!("{alter} on"))
+        }
+        false => {
+            let set = "SET GLOBAL innodb_flush_log_at_trx_commit =";
+            ("innodb_flush_log_at_trx_commit is 2", format!("{set} 2"), format!("{set} 1"))
+        }
+    };
+    store.execute(&weak);
+    let refused = std::panic::catch_unwind(|| {
+        let (error, hint) = refusal_of(&mut store.command("consume"), 1);
+        let mut allowed = store.command("consume");
+        let server = crate::util::Consume::start_command(allowed.arg("--allow-weak-durability"));
+        server.store("a", "b");
+        // Reading acknowledges nothing.
+        assert_eq!(server.connect().get("/event").status, 200);
+        assert_eq!(store.tail(&["-o", "json"]).lines().count(), 1);
+        (error, hint)
+    });
+    store.execute(&durable);
+    let (error, hint) = refused.unwrap();
+    assert_eq!(error, format!("cannot use `{}`: {setting}, and events could be lost", store.url));
+    assert!(hint.ends_with("on the server, or allow it with --allow-weak-durability"), "{hint}");
+    crate::util::Consume::start_command(&mut store.command("consume")).store("a", "b");
+}
