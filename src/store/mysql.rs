@@ -108,6 +108,9 @@ impl MySqlBackend {
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<MySqlBackend> {
         let mut connection = open(database, WRITE_TIME, options)?;
         let packet_bytes = (|| {
+            for check in server::WRITE_CHECKS {
+                connection.query_drop(check)?;
+            }
             connection.query_drop(WRITE_SETTINGS)?;
             connection.query_first("SELECT @@max_allowed_packet")
         })()

@@ -6,6 +6,14 @@ use super::location::{ServerDatabase, TlsMode};
 use crate::core::hint::hinted;
 use crate::tls::{Identity, Trust, client_config};
 
+/// Statements that write nothing, and that a server refuses to a login that may not store events, or where it
+/// takes no writes from anyone.
+pub const WRITE_CHECKS: [&str; 3] = [
+    "UPDATE last_event SET id = id WHERE 1 = 0",
+    "INSERT INTO events SELECT * FROM events WHERE 1 = 0",
+    "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys WHERE 1 = 0",
+];
+
 /// Whether a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {

@@ -15,13 +15,15 @@ mod servers {
         the_longest_name_of_a_database_can_be_prepared,
         consume_and_tail_need_these_rights_and_no_others,
         what_a_login_may_not_do_is_said,
+        a_login_that_may_not_store_cannot_receive,
         weak_durability_is_refused_unless_allowed,
     );
 
     use super::{
-        a_database_with_other_tables_is_left_alone, an_unprepared_database_is_refused,
-        consume_and_tail_need_these_rights_and_no_others, the_longest_name_of_a_database_can_be_prepared,
-        weak_durability_is_refused_unless_allowed, what_a_login_may_not_do_is_said,
+        a_database_with_other_tables_is_left_alone, a_login_that_may_not_store_cannot_receive,
+        an_unprepared_database_is_refused, consume_and_tail_need_these_rights_and_no_others,
+        the_longest_name_of_a_database_can_be_prepared, weak_durability_is_refused_unless_allowed,
+        what_a_login_may_not_do_is_said,
     };
 }
 
@@ -196,6 +198,29 @@ fn what_a_login_may_not_do_is_said(store: &TestStore) {
         assert!(error.contains("denied"), "{subcommand}: {error}");
         assert!(!format!("{error}{hint}").contains("s3cret"), "{error} {hint}");
     }
+}
+
+fn a_login_that_may_not_store_cannot_receive(store: &TestStore) {
+    store.prepare();
+    let viewer = Login::new(store, "viewer", "s3cret");
+    for table in ["eventctl_schema", "events", "last_event", "idempotency_keys"] {
+        store.execute(&format!("GRANT SELECT ON {table} TO {}", viewer.name));
+    }
+    let refusal = || {
+        let _durable = DURABILITY_OF_MYSQL.read().unwrap();
+        let mut command = store.command_at("consume", &viewer.url());
+        command.env("PGPASSWORD", "s3cret").env("MYSQL_PWD", "s3cret");
+        refusal_of(&mut command, 1)
+    };
+    for (right, table) in [("UPDATE", "last_event"), ("INSERT", "events"), ("INSERT", "idempotency_keys")] {
+        let (error, hint) = refusal();
+        assert!(error.contains("denied") && error.contains(table), "{error}");
+        assert!(hint.starts_with("grant this user what it lacks"), "{hint}");
+        store.execute(&format!("GRANT {right} ON {table} TO {}", viewer.name));
+    }
+    let mut command = store.command_at("consume", &viewer.url());
+    command.env("PGPASSWORD", "s3cret").env("MYSQL_PWD", "s3cret");
+    store.start(&mut command).store("a", "b");
 }
 
 fn weak_durability_is_refused_unless_allowed(store: &TestStore) {
