@@ -151,7 +151,37 @@ fn a_certificate_that_cannot_be_read_is_named(store: &TestStore) {
     assert!(hint.contains("sslrootcert") && hint.contains("ssl-ca"), "{hint}");
 }
 
-/// PostgreSQL's test server asks nobody for a password.
+#[cfg(feature = "postgres")]
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn the_password_of_postgres_comes_from_url_variable_or_file() {
+    let store = &TestStore::new(super::database::Kind::Postgres);
+    store.prepare();
+    // The one login that this server asks for its password.
+    store.execute("DROP ROLE IF EXISTS asked; CREATE ROLE asked LOGIN SUPERUSER PASSWORD 's3cret:\\é'");
+    let tail = |url: &str| store.command_at("tail", url);
+    let url = store.url_with(|url| url.set_username("asked").unwrap());
+    let mut with_password: url::Url = url.parse().unwrap();
+    with_password.set_password(Some("s3cret:\\é")).unwrap();
+    assert!(tail(with_password.as_str()).output().unwrap().status.success());
+    assert!(tail(&url).env("PGPASSWORD", "s3cret:\\é").output().unwrap().status.success());
+    with_password.set_password(Some("wr0ng")).unwrap();
+    for command in [tail(&url).env("PGPASSWORD", "wr0ng"), &mut tail(with_password.as_str())] {
+        let (error, hint) = refusal_of(command, 1);
+        assert!(error.starts_with(&format!("cannot connect to `{url}`: password auth")), "{error}");
+        assert!(!format!("{error}{hint}").contains("wr0ng"), "{error}");
+    }
+    refusal_of(&mut tail(&url), 1);
+    for name in ["passwords", ".pgpass"] {
+        write_secret(store.path(), name, "other:*:*:*:wr0ng\n127.0.0.1:*:*:asked:s3cret\\:\\\\é\n");
+        let mut command = tail(&url);
+        if name == "passwords" {
+            command.env("PGPASSFILE", name);
+        }
+        assert!(command.output().unwrap().status.success(), "{name}");
+    }
+}
+
 #[cfg(feature = "mysql")]
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
