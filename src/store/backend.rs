@@ -152,3 +152,10 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+impl StoreError {
+    /// A store that cannot be opened, with the whole reason.
+    pub fn cannot_open(error: anyhow::Error) -> StoreError {
+        StoreError::Unavailable(format!("{error:#}"))
+    }
+}

@@ -272,8 +272,7 @@ impl Readers {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut reader = match idle {
             Some(reader) => reader,
-            None => open_reader_with(&self.location, self.options)
-                .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?,
+            None => open_reader_with(&self.location, self.options).map_err(StoreError::cannot_open)?,
         };
         let result = read(reader.as_mut());
         // A connection that failed is not used again.

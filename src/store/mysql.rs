@@ -13,7 +13,7 @@ use super::backend::{Append, Backend, Outcome, Page, Reader, RefreshToken, Rotat
 use super::batch::{Batch, KnownKeys};
 use super::location::{ServerDatabase, TlsMode};
 use super::paging::{self, Rows, Value};
-use super::server::{self, Encryption};
+use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -22,22 +22,10 @@ use crate::core::timestamp::Timestamp;
 /// The schemas, in order; `eventctl_schema` says how many a database has.
 const SCHEMAS: [&str; 1] = [include_str!("schema/mysql-1.sql")];
 
-/// How long to wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a statement of the writer may take, the wait for another process's commit included.
-const WRITE_TIME: Duration = Duration::from_secs(20);
-
-/// How long a connection may be idle before it is not trusted any more: the server may have gone meanwhile.
-const IDLE_TIME: Duration = Duration::from_secs(1);
-
 /// Every statement begins a transaction by itself. A process that stops in the midst of one holds its locks no
 /// longer than the others wait for them: MariaDB breaks off the transaction, MySQL any idle connection.
 const WRITE_SETTINGS: &str = "SET autocommit = 0, innodb_lock_wait_timeout = 15 \
     /*M!100300 , idle_write_transaction_timeout = 5 */ /*!50700 , wait_timeout = 10 */";
-
-/// How often a transaction is repeated that the server broke off for the sake of another.
-const CONFLICT_RETRIES: usize = 10;
 
 /// The lock of who prepares a database. The name of the database alone may be as long as that of a lock.
 const LOCK_NAME: &str = "CONCAT('eventctl ', MD5(DATABASE()))";
@@ -130,8 +118,7 @@ impl MySqlBackend {
     }
 
     fn reconnect(&mut self) -> Result<(), StoreError> {
-        *self = MySqlBackend::open(&self.database, self.options)
-            .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        *self = MySqlBackend::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
         Ok(())
     }
 
@@ -348,8 +335,7 @@ impl MySqlReader {
         read: impl FnOnce(&mut ReadConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if self.failed {
-            *self = MySqlReader::open(&self.database, self.options)
-                .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+            *self = MySqlReader::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
         }
         let result = read(&mut self.connection);
         self.failed = matches!(result, Err(StoreError::Unavailable(_)));

@@ -18,7 +18,7 @@ use super::backend::{Append, Backend, Outcome, Page, Reader, RefreshToken, Rotat
 use super::batch::{Batch, KnownKeys};
 use super::location::ServerDatabase;
 use super::paging::{self, Rows, Value};
-use super::server::{self, Encryption};
+use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -27,20 +27,8 @@ use crate::core::timestamp::Timestamp;
 /// The schemas, in order; `eventctl_schema` says how many a database has.
 const SCHEMAS: [&str; 1] = [include_str!("schema/postgres-1.sql")];
 
-/// How long to wait for a connection, and for a server that is gone to be noticed.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a statement of the writer may take, the wait for another process's commit included.
-const WRITE_TIME: Duration = Duration::from_secs(20);
-
-/// How long a connection may be idle before it is not trusted any more: the server may have gone meanwhile.
-const IDLE_TIME: Duration = Duration::from_secs(1);
-
 /// After how long without an answer the network asks whether the server is still there, and how often.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-
-/// How often a transaction is repeated that the server broke off for the sake of another.
-const CONFLICT_RETRIES: usize = 10;
 
 /// $1: how many ids, $2: received_at, $3, $4: types and payloads of the events.
 const APPEND: &str = "\
@@ -142,8 +130,7 @@ impl PostgresBackend {
     }
 
     fn reconnect(&mut self) -> Result<(), StoreError> {
-        *self = PostgresBackend::open(&self.database, self.options)
-            .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        *self = PostgresBackend::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
         Ok(())
     }
 
@@ -303,8 +290,7 @@ impl PostgresReader {
     /// Connects anew where the connection was lost: a reader that waits for long outlives servers.
     fn connected(&mut self) -> Result<&mut Connection, StoreError> {
         if self.connection.client.is_closed() {
-            *self = PostgresReader::open(&self.database, self.options)
-                .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+            *self = PostgresReader::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
         }
         Ok(&mut self.connection)
     }

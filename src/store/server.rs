@@ -1,10 +1,24 @@
 //! What stores on database servers have in common: encryption, and what is said where one cannot be used.
 
+use std::time::Duration;
+
 use rustls::ClientConfig;
 
 use super::location::{ServerDatabase, TlsMode};
 use crate::core::hint::hinted;
 use crate::tls::{Identity, Trust, client_config};
+
+/// How long to wait for a connection, and for a server that is gone to be noticed.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a statement of the writer may take, the wait for another process's commit included.
+pub const WRITE_TIME: Duration = Duration::from_secs(20);
+
+/// How long a connection may be idle before it is not trusted any more: the server may have gone meanwhile.
+pub const IDLE_TIME: Duration = Duration::from_secs(1);
+
+/// How often a transaction is repeated that the server broke off for the sake of another.
+pub const CONFLICT_RETRIES: usize = 10;
 
 /// Statements that write nothing, and that a server refuses to a login that may not store events, or where it
 /// takes no writes from anyone.

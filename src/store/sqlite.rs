@@ -231,7 +231,7 @@ impl Backend for SqliteBackend {
         if FileIdentities::of(&self.path).is_ok_and(|files| files != self.files) {
             self.leave_files()?;
         }
-        let fresh = SqliteBackend::open(&self.path).map_err(unavailable)?;
+        let fresh = SqliteBackend::open(&self.path).map_err(StoreError::cannot_open)?;
         *self = fresh;
         self.empty_log()?;
         self.probe()
@@ -340,7 +340,7 @@ impl SqliteReader {
             }
         };
         if files != self.files {
-            *self = SqliteReader::open(&self.path, self.time_limit).map_err(unavailable)?;
+            *self = SqliteReader::open(&self.path, self.time_limit).map_err(StoreError::cannot_open)?;
         }
         if let Some(limit) = self.time_limit {
             let started = Instant::now();
@@ -363,10 +363,6 @@ impl Reader for SqliteReader {
             select.query_row([id], event_of).optional()
         })
     }
-}
-
-fn unavailable(error: anyhow::Error) -> StoreError {
-    StoreError::Unavailable(format!("{error:#}"))
 }
 
 fn event_of(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
