@@ -13,6 +13,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 
+use crate::alert::{AlertSettings, Channel, Channels, MailEncryption, MailSettings, Rule};
+use crate::client::Reach;
+use crate::core::event::HEALTH_ALERT;
 use crate::core::query::Glob;
 use crate::core::secret::Secret;
 use crate::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
@@ -40,6 +43,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 finished, but some events were
 rejected or undelivered.";
 
 /// The subcommands.
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Receive events over HTTP, validate them and store them durably
@@ -50,6 +54,8 @@ pub enum Command {
     InitDb(InitDbOptions),
     /// Show stored events
     Tail(TailOptions),
+    /// Send a sample alert to each channel, and say whether it was taken
+    AlertTest(AlertTestOptions),
 }
 
 /// The settings of `consume`.
@@ -130,6 +136,167 @@ pub struct ConsumeOptions {
     /// Encryption.
     #[command(flatten, next_help_heading = "TLS")]
     pub tls: ServerTlsOptions,
+
+    /// Who is told of what.
+    #[command(flatten, next_help_heading = "Alerts")]
+    pub alerts: AlertOptions,
+}
+
+/// Who is told of which events, and how.
+#[derive(Debug, Clone, Args)]
+pub struct AlertOptions {
+    /// Send alerts to this channel, repeatable: mailto:NAME@HOST,...,
+    /// slack:https://..., discord:https://..., or https://... for events as JSON
+    #[arg(long, value_name = "URL", value_delimiter = ' ')]
+    pub alert: Vec<Channels>,
+
+    /// Alert of events whose type matches, repeatable; in the config file also
+    /// an object of `type`, `alert` and `template`
+    #[arg(long, value_name = "GLOB", default_value = HEALTH_ALERT)]
+    pub alert_on: Vec<Rule>,
+
+    /// Store the same alert, but do not send it, for so long; 0 sends all
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = parse_duration)]
+    pub alert_repeat_after: Duration,
+
+    /// Messages a minute to a channel; further alerts wait, for one digest
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = parse_count)]
+    pub alert_rate: usize,
+
+    /// Time to go on trying to deliver an alert
+    #[arg(long, default_value = "1d", value_name = "DURATION", value_parser = parse_duration)]
+    pub alert_give_up_after: Duration,
+
+    /// Templates that take the place of those built in, such as
+    /// health_alert.txt, order_created.slack, event.html
+    #[arg(long, value_name = "DIR")]
+    pub alert_templates: Option<PathBuf>,
+
+    /// Allow webhooks on this machine and in private networks, and http
+    #[arg(long)]
+    pub alert_allow_private: bool,
+
+    /// Trust the authorities in this PEM file for webhooks and mail, instead of
+    /// those of the web
+    #[arg(long, value_name = "FILE")]
+    pub alert_cacert: Option<PathBuf>,
+
+    /// File with the secret that signs events to webhooks, whsec_ and Base64; or
+    /// EVENTCTL_ALERT_SECRET holds it
+    #[arg(long, value_name = "FILE")]
+    pub alert_secret_file: Option<PathBuf>,
+
+    /// The secret itself.
+    #[arg(long, hide = true)]
+    pub alert_secret: Option<Secret>,
+
+    /// Mail health alerts to these addresses, separated by commas
+    #[arg(long, env = "HEALTH_ALERT_RECEIVER", value_name = "ADDRESS", value_delimiter = ',', value_parser = parse_receiver)]
+    pub health_alert_receiver: Vec<Channels>,
+
+    /// Mail server
+    #[arg(long, env = "SMTP_HOST", value_name = "HOST")]
+    pub smtp_host: Option<String>,
+
+    /// Its port
+    #[arg(long, env = "SMTP_PORT", default_value_t = 587, value_name = "PORT", value_parser = parse_port)]
+    pub smtp_port: u16,
+
+    /// Who logs in there [default: the sender]
+    #[arg(long, env = "SMTP_USER", value_name = "NAME")]
+    pub smtp_user: Option<String>,
+
+    /// File with the password; or SMTP_PASSWORD holds it
+    #[arg(long, value_name = "FILE")]
+    pub smtp_password_file: Option<PathBuf>,
+
+    /// The password itself.
+    #[arg(long, env = "SMTP_PASSWORD", hide = true)]
+    pub smtp_password: Option<Secret>,
+
+    /// How the connection to it is encrypted
+    #[arg(long, value_enum, default_value_t = SmtpTls::Auto, value_name = "HOW")]
+    pub smtp_tls: SmtpTls,
+
+    /// Who mail is from [default: the user]
+    #[arg(long, env = "SENDER_ADDR", value_name = "ADDRESS")]
+    pub sender_addr: Option<String>,
+}
+
+impl AlertOptions {
+    /// The same in the words of `alert`, with the secrets that are in files.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn into_settings(self) -> anyhow::Result<AlertSettings> {
+        let password = Secret::choose(
+            self.smtp_password_file.as_deref(),
+            self.smtp_password.as_ref(),
+            "--smtp-password-file",
+        )?;
+        let webhook_secret = Secret::choose(
+            self.alert_secret_file.as_deref(),
+            self.alert_secret.as_ref(),
+            "--alert-secret-file",
+        )?;
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let encryption = match self.smtp_tls {
+            SmtpTls::Auto => MailEncryption::Auto,
+            SmtpTls::Starttls => MailEncryption::StartTls,
+            SmtpTls::Implicit => MailEncryption::Implicit,
+        };
+        Ok(AlertSettings {
+            channels: self
+                .alert
+                .into_iter()
+                .chain(self.health_alert_receiver)
+                .flat_map(|list| list.0)
+                .collect(),
+            rules: self.alert_on,
+            templates: self.alert_templates,
+            repeat_after: self.alert_repeat_after,
+            rate: self.alert_rate,
+            give_up_after: self.alert_give_up_after,
+            reach: if self.alert_allow_private { Reach::Anywhere } else { Reach::PublicOnly },
+            authorities: self.alert_cacert,
+            webhook_secret,
+            mail: MailSettings {
+                host: given(self.smtp_host),
+                port: self.smtp_port,
+                user: given(self.smtp_user),
+                password,
+                sender: given(self.sender_addr),
+                encryption,
+            },
+        })
+    }
+}
+
+/// How the connection to a mail server is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SmtpTls {
+    /// From the start on port 465, by STARTTLS on others; on this machine only if the server offers it.
+    Auto,
+    /// By STARTTLS.
+    Starttls,
+    /// From the start.
+    Implicit,
+}
+
+/// The settings of `alert-test`.
+#[derive(Debug, Args)]
+pub struct AlertTestOptions {
+    /// Type of the sample
+    #[arg(long, default_value = HEALTH_ALERT, value_name = "TYPE")]
+    pub event_type: String,
+
+    /// Payload of the sample
+    #[arg(long, default_value = r#"["this is a test by eventctl alert-test"]"#, value_name = "TEXT")]
+    pub payload: String,
+
+    /// Where to, and how.
+    #[command(flatten, next_help_heading = "Alerts")]
+    pub alerts: AlertOptions,
 }
 
 /// Who may read and write events over HTTP.
@@ -398,6 +565,11 @@ pub struct TailOptions {
     #[arg(short, long, value_enum, default_value_t = EventFormat::Text)]
     pub output: EventFormat,
 
+    /// Show alerts instead: the channels that are told of the newest events, and
+    /// how far that is
+    #[arg(long, conflicts_with_all = ["follow", "after", "event_type", "since", "until"])]
+    pub alerts: bool,
+
     /// When to colour text; NO_COLOR in the environment turns `auto` off
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
@@ -544,6 +716,14 @@ impl fmt::Debug for Header {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: [not shown]", self.name)
     }
+}
+
+/// One address of a list, or nothing at all.
+fn parse_receiver(text: &str) -> Result<Channels, String> {
+    if text.trim().is_empty() {
+        return Ok(Channels::default());
+    }
+    Channel::mail(text).map(|channel| Channels(vec![channel]))
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {

@@ -1,20 +1,28 @@
 //! The HTTP client: http and https, HTTP/1.1 and HTTP/2, bounded in time and in what it reads.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes};
-use hyper::header::{HeaderMap, RETRY_AFTER};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jiff::fmt::rfc2822;
 use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use url::Url;
 
+use crate::core::network::is_public;
 use crate::tls::certificate_problem;
 
 /// How much of a response's body is read, in bytes; the connection of a longer one is given up.
@@ -69,6 +77,82 @@ impl HttpClient {
     }
 }
 
+/// Which addresses a request may go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Any.
+    Anywhere,
+    /// Those of the public internet, whatever the URL's host stands for.
+    PublicOnly,
+}
+
+/// Sends a request over a connection of its own, to an address that was looked at before: a host that stands for
+/// another address from one moment to the next is of no use. Redirects are not followed.
+///
+/// # Errors
+/// The address is out of reach, the connection fails, or the response does not arrive in time.
+pub async fn send_once(
+    url: &Url,
+    mut request: Request<Full<Bytes>>,
+    tls: &Arc<ClientConfig>,
+    reach: Reach,
+    time_limit: Duration,
+) -> anyhow::Result<Response<Bytes>> {
+    let host = url.host_str().context("the URL has no host")?;
+    *request.uri_mut() = url[url::Position::BeforePath..url::Position::AfterQuery].parse()?;
+    let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
+    request.headers_mut().insert(HOST, authority.parse()?);
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let exchange = async {
+        let stream = connect(url, reach).await?;
+        if url.scheme() == "http" {
+            return exchange_on(stream, request).await;
+        }
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
+        let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
+        let stream = connecting.map_err(|error| match certificate_problem(&error) {
+            Some(problem) => anyhow::anyhow!(problem),
+            None => anyhow::Error::new(error).context("cannot encrypt"),
+        })?;
+        exchange_on(stream, request).await
+    };
+    timeout(time_limit, exchange)
+        .await
+        .unwrap_or_else(|_| bail!("no response within {}", humantime::format_duration(time_limit)))
+}
+
+async fn connect(url: &Url, reach: Reach) -> anyhow::Result<TcpStream> {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_or_known_default().unwrap_or_default();
+    let addresses = lookup_host((host, port)).await.context("cannot look the host up")?;
+    let mut problem = anyhow::anyhow!("the host has no address");
+    for address in addresses {
+        if reach == Reach::PublicOnly && !is_public(address.ip()) {
+            problem = anyhow::anyhow!("the host is not on the public internet: see --alert-allow-private");
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => problem = anyhow::Error::new(error).context("cannot connect"),
+        }
+    }
+    Err(problem)
+}
+
+async fn exchange_on(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Response<Bytes>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let exchange = async move {
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        Ok(Response::from_parts(head, read_to_end(body).await?))
+    };
+    // The connection ends with its sender; what it fails with then is of no interest.
+    let (response, _) = tokio::join!(exchange, connection);
+    response
+}
+
 /// Reads a body so that its connection can be used again, unless it is too long.
 async fn read_to_end(
     mut body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
@@ -99,8 +183,6 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
     use super::*;
 
     fn wait_for(value: &str) -> Option<Duration> {

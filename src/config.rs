@@ -16,7 +16,8 @@ use clap::builder::OsStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value as Json;
 
 use crate::cli::Cli;
 use crate::core::hint::{Hint, hinted};
@@ -74,7 +75,11 @@ fn with_environment(command: Command) -> Command {
 }
 
 /// The settings that are passwords, keys and tokens.
-const SECRETS: [&str; 4] = ["--password", "--signing-key", "--previous-signing-key", "--token"];
+const SECRETS: [&str; 6] =
+    ["--password", "--signing-key", "--previous-signing-key", "--token", "--alert-secret", "--smtp-password"];
+
+/// The settings whose values show a secret, or may.
+const NOT_SHOWN: [&str; 3] = ["--header", "--alert", "--alert-on"];
 
 fn is_secret(arg: &Arg) -> bool {
     arg.is_hide_set()
@@ -183,13 +188,11 @@ impl Layers {
                 if running != Some(section.as_str()) {
                     continue;
                 }
-                if is_secret(arg) && !value.0.iter().all(|value| is_reference(value)) {
+                if is_secret(arg) && !value.is_references() {
                     check_holder(path)?;
                 }
                 let source = format!("`{section}: {key}` in `{shown}`");
-                let values = value.0.iter().map(|value| interpolate(value, dotenv));
-                let values =
-                    values.collect::<anyhow::Result<Vec<String>>>().with_context(|| source.clone())?;
+                let values = value.into_values(dotenv).with_context(|| source.clone())?;
                 if values.len() > 1 && !matches!(arg.get_action(), ArgAction::Append) {
                     return Err(hinted(
                         format!("{source}: expected one value, got a list"),
@@ -245,8 +248,50 @@ fn unknown<'a>(place: &str, key: &str, known: impl Iterator<Item = &'a str>) -> 
     hinted(format!("{place}: unknown key `{}`", redacted("", key)), format!("did you mean `{nearest}`?"))
 }
 
-/// The values of a key: a scalar as it would be written behind the flag, or a list of them.
-struct ConfigValue(Vec<String>);
+/// What stands behind a key: a scalar as it would be written behind the flag, a list, or an object, which is
+/// written behind the flag as JSON.
+enum ConfigValue {
+    Scalar(String),
+    List(Vec<ConfigValue>),
+    Object(BTreeMap<String, ConfigValue>),
+}
+
+impl ConfigValue {
+    /// Whether it is made of variables and nothing else.
+    fn is_references(&self) -> bool {
+        match self {
+            ConfigValue::Scalar(text) => is_reference(text),
+            ConfigValue::List(items) => items.iter().all(ConfigValue::is_references),
+            ConfigValue::Object(members) => members.values().all(ConfigValue::is_references),
+        }
+    }
+
+    /// The values of the flag: several for a list.
+    fn into_values(self, dotenv: &Variables) -> anyhow::Result<Vec<String>> {
+        let items = match self {
+            ConfigValue::List(items) => items,
+            single => vec![single],
+        };
+        let text = |json| match json {
+            Json::String(text) => text,
+            json => json.to_string(),
+        };
+        items.into_iter().map(|item| item.into_json(dotenv).map(text)).collect()
+    }
+
+    fn into_json(self, dotenv: &Variables) -> anyhow::Result<Json> {
+        Ok(match self {
+            ConfigValue::Scalar(text) => Json::String(interpolate(&text, dotenv)?),
+            ConfigValue::List(items) => {
+                Json::Array(items.into_iter().map(|item| item.into_json(dotenv)).collect::<Result<_, _>>()?)
+            }
+            ConfigValue::Object(members) => {
+                let members = members.into_iter().map(|(name, value)| Ok((name, value.into_json(dotenv)?)));
+                Json::Object(members.collect::<anyhow::Result<_>>()?)
+            }
+        })
+    }
+}
 
 impl<'de> Deserialize<'de> for ConfigValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ConfigValue, D::Error> {
@@ -259,31 +304,39 @@ impl<'de> Deserialize<'de> for ConfigValue {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<ConfigValue, E> {
-                Ok(ConfigValue(vec![text.to_owned()]))
+                Ok(ConfigValue::Scalar(text.to_owned()))
             }
 
             fn visit_bool<E>(self, value: bool) -> Result<ConfigValue, E> {
-                Ok(ConfigValue(vec![value.to_string()]))
+                Ok(ConfigValue::Scalar(value.to_string()))
             }
 
             fn visit_i64<E>(self, value: i64) -> Result<ConfigValue, E> {
-                Ok(ConfigValue(vec![value.to_string()]))
+                Ok(ConfigValue::Scalar(value.to_string()))
             }
 
             fn visit_u64<E>(self, value: u64) -> Result<ConfigValue, E> {
-                Ok(ConfigValue(vec![value.to_string()]))
+                Ok(ConfigValue::Scalar(value.to_string()))
             }
 
             fn visit_f64<E>(self, value: f64) -> Result<ConfigValue, E> {
-                Ok(ConfigValue(vec![value.to_string()]))
+                Ok(ConfigValue::Scalar(value.to_string()))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<ConfigValue, A::Error> {
                 let mut values = Vec::new();
-                while let Some(ConfigValue(value)) = items.next_element()? {
-                    values.extend(value);
+                while let Some(value) = items.next_element()? {
+                    values.push(value);
                 }
-                Ok(ConfigValue(values))
+                Ok(ConfigValue::List(values))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<ConfigValue, A::Error> {
+                let mut values = BTreeMap::new();
+                while let Some((name, value)) = members.next_entry()? {
+                    values.insert(name, value);
+                }
+                Ok(ConfigValue::Object(values))
             }
         }
         deserializer.deserialize_any(ValueVisitor)
@@ -398,7 +451,7 @@ fn source_of(flag: &str, subcommand: Option<&str>, arguments: &[OsString], layer
 
 /// A wrong value without the password that it may hold.
 fn redacted(flag: &str, value: &str) -> String {
-    if flag == "--header" || SECRETS.contains(&flag) {
+    if NOT_SHOWN.contains(&flag) || SECRETS.contains(&flag) {
         return "[not shown]".to_owned();
     }
     let Some(at) = value.rfind('@') else { return excerpt(value, 200) };

@@ -4,12 +4,15 @@
 //! consume:    bytes → TLS → routes (limits, access) → Event::parse → Store::append → COMMIT → 201
 //! propagate:  file  → schedule → sender (token, retry) → response → report
 //! tail:       store → query → printer
+//! alerts:     rules → outbox in the store → dispatcher → mail, Slack, Discord, webhooks
 //! ```
 //!
-//! Dependencies point down this list, never up: `main`, the subcommands, `auth`, `store`, `client`, `tls`,
+//! Dependencies point down this list, never up: `main`, the subcommands, `alert`, `auth`, `store`, `client`, `tls`,
 //! `core`. The subcommands do not know each other. SQL stands in `store` alone, the command line's library
 //! in `main`, `cli` and `config` alone.
 
+pub mod alert;
+pub mod alert_test;
 pub mod auth;
 pub mod cli;
 pub mod client;

@@ -14,14 +14,18 @@ use crate::cli::{Color, EventFormat, Lines, TailOptions};
 use crate::core::event::StoredEvent;
 use crate::core::query::Query;
 use crate::core::text::{is_unsafe, printable};
+use crate::core::timestamp::Timestamp;
 use crate::store;
-use crate::store::backend::{Reader, StoreError};
+use crate::store::backend::{Delivery, DeliveryState, Reader, StoreError};
 
 /// How long a follower waits between two looks: a new event shows well within 100 ms.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(25);
 
 /// How many events are read at once.
 const PAGE: usize = 1000;
+
+/// More alerts than there are: the largest number that SQL has.
+const ALL: usize = i64::MAX as usize;
 
 /// How many events are shown unless the options say otherwise.
 const DEFAULT_LINES: usize = 10;
@@ -33,13 +37,32 @@ const DEFAULT_LINES: usize = 10;
 pub fn run(options: &TailOptions) -> anyhow::Result<()> {
     let reader = store::open_reader(&options.db)?;
     let output = io::stdout().lock();
-    let printer = Printer::new(options, output.is_terminal(), BufWriter::new(output));
+    let mut printer = Printer::new(options, output.is_terminal(), BufWriter::new(output));
+    if options.alerts {
+        return show_alerts(options, reader, &mut printer)
+            .with_context(|| format!("cannot show `{}`", options.db));
+    }
     let mut tail = Tail { options, reader, printer, horizon: None, printed: None };
     tail.show().with_context(|| format!("cannot show `{}`", options.db))?;
     if options.follow {
         tail.follow().with_context(|| format!("cannot follow `{}`", options.db))?;
     }
     Ok(())
+}
+
+fn show_alerts(
+    options: &TailOptions,
+    mut reader: Box<dyn Reader>,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<()> {
+    let limit = match options.lines.unwrap_or(Lines::Newest(DEFAULT_LINES)) {
+        Lines::Newest(lines) => lines.min(ALL),
+        Lines::All => ALL,
+    };
+    for delivery in reader.deliveries(limit)? {
+        printer.print_delivery(&delivery)?;
+    }
+    Ok(printer.flush()?)
 }
 
 /// Events on their way from a store to the output.
@@ -184,8 +207,13 @@ pub struct Printer<W: Write> {
     format: EventFormat,
     color: bool,
     on_terminal: bool,
-    header_is_due: bool,
+    /// The header of the table, until it is printed.
+    header: Option<&'static str>,
 }
+
+const EVENT_COLUMNS: &str = "id,received_at,event_type,event_payload";
+const ALERT_COLUMNS: &str =
+    "event_id,created_at,state,channel,event_type,attempts,due_at,settled_at,repeats,last_error";
 
 impl<W: Write> Printer<W> {
     /// A printer in the format and the colours that the options ask for.
@@ -196,8 +224,9 @@ impl<W: Write> Printer<W> {
             Color::Never => false,
             Color::Auto => on_terminal && allowed,
         };
-        let header_is_due = options.output == EventFormat::Csv;
-        Printer { output, format: options.output, color, on_terminal, header_is_due }
+        let columns = if options.alerts { ALERT_COLUMNS } else { EVENT_COLUMNS };
+        let header = (options.output == EventFormat::Csv).then_some(columns);
+        Printer { output, format: options.output, color, on_terminal, header }
     }
 
     /// Writes one event.
@@ -221,9 +250,7 @@ impl<W: Write> Printer<W> {
     /// # Errors
     /// The output takes no more.
     pub fn flush(&mut self) -> io::Result<()> {
-        if self.header_is_due {
-            self.print_csv_header()?;
-        }
+        self.print_csv_header()?;
         self.output.flush()
     }
 
@@ -244,17 +271,74 @@ impl<W: Write> Printer<W> {
     }
 
     fn print_csv_header(&mut self) -> io::Result<()> {
-        self.header_is_due = false;
-        self.output.write_all(b"id,received_at,event_type,event_payload\r\n")
+        match self.header.take() {
+            Some(header) => write!(self.output, "{header}\r\n"),
+            None => Ok(()),
+        }
     }
 
     fn print_csv(&mut self, event: &StoredEvent) -> io::Result<()> {
-        if self.header_is_due {
-            self.print_csv_header()?;
-        }
-        let field = |text: &str| csv_field(&if self.on_terminal { printable(text) } else { text.to_owned() });
-        let (event_type, event_payload) = (field(&event.event_type), field(&event.event_payload));
+        self.print_csv_header()?;
+        let (event_type, event_payload) = (self.field(&event.event_type), self.field(&event.event_payload));
         write!(self.output, "{},{},{event_type},{event_payload}\r\n", event.id, event.received_at)
+    }
+
+    /// Writes how far an alert is.
+    ///
+    /// # Errors
+    /// The output takes no more.
+    pub fn print_delivery(&mut self, delivery: &Delivery) -> io::Result<()> {
+        match self.format {
+            EventFormat::Text => self.print_delivery_text(delivery),
+            EventFormat::Json | EventFormat::Ndjson => self.print_json(delivery),
+            EventFormat::Csv => {
+                self.print_csv_header()?;
+                let or_nothing =
+                    |value: Option<String>| value.map_or_else(String::new, |text| self.field(&text));
+                let fields = [
+                    delivery.event_id.to_string(),
+                    delivery.created_at.to_string(),
+                    delivery.state.as_str().to_owned(),
+                    self.field(&delivery.channel),
+                    or_nothing(delivery.event_type.clone()),
+                    delivery.attempts.to_string(),
+                    or_nothing(delivery.due_at.as_ref().map(Timestamp::to_string)),
+                    or_nothing(delivery.settled_at.as_ref().map(Timestamp::to_string)),
+                    or_nothing(delivery.repeats.as_ref().map(i64::to_string)),
+                    or_nothing(delivery.last_error.clone()),
+                ];
+                write!(self.output, "{}\r\n", fields.join(","))
+            }
+        }
+    }
+
+    fn print_delivery_text(&mut self, delivery: &Delivery) -> io::Result<()> {
+        let [dim, bold, plain] = if self.color { ["\x1b[2m", "\x1b[1m", "\x1b[0m"] } else { [""; 3] };
+        let Delivery { event_id, created_at, state, attempts, .. } = delivery;
+        let state = state.as_str();
+        let channel = printable(&delivery.channel);
+        let event_type = delivery.event_type.as_deref().map_or("(gone)".to_owned(), printable);
+        write!(
+            self.output,
+            "{dim}{created_at}{plain} {event_id:>8} {bold}{state:<9}{plain} {channel} {event_type}"
+        )?;
+        if let Some(original) = delivery.repeats {
+            write!(self.output, ", repeats {original}")?;
+        }
+        if *attempts > 1 {
+            write!(self.output, ", {attempts} attempts")?;
+        }
+        if let (DeliveryState::Pending, Some(due_at)) = (delivery.state, delivery.due_at) {
+            write!(self.output, ", next {due_at}")?;
+        }
+        if let Some(error) = &delivery.last_error {
+            write!(self.output, ": {}", printable(error))?;
+        }
+        writeln!(self.output)
+    }
+
+    fn field(&self, text: &str) -> String {
+        csv_field(&if self.on_terminal { printable(text) } else { text.to_owned() })
     }
 }
 

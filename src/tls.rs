@@ -164,7 +164,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn read_certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+/// The certificates of a PEM file; not none.
+///
+/// # Errors
+/// The file cannot be read, or holds none.
+pub fn read_certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let shown = path.display();
     let certificates: Result<Vec<_>, pem::Error> =
         CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect());

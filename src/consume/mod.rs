@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod connection;
+mod health_alert;
 mod http1;
 mod http2;
 mod listing;
@@ -30,6 +31,7 @@ use self::admission::{Admission, Place};
 use self::connection::{Connection, ConnectionLimits};
 use self::routes::Routes;
 use self::tls::Tls;
+use crate::alert::{Alerts, Dispatcher};
 use crate::auth::Access;
 use crate::cli::ConsumeOptions;
 use crate::core::hint::{Hint, hinted};
@@ -68,6 +70,7 @@ pub fn run(options: ConsumeOptions) -> anyhow::Result<()> {
 
 async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let mut shutdown = Shutdown::listen()?;
+    let alerts = Arc::new(Alerts::new(options.alerts.clone().into_settings()?)?);
     let tls = Tls::load(&options.tls)?.map(Arc::new);
     let hangup = tls.is_some().then(|| signal(SignalKind::hangup())).transpose();
     let mut hangup = hangup.context("cannot listen for SIGHUP")?;
@@ -89,7 +92,8 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
             "warning: passwords and tokens cross the network unencrypted, unless a proxy before this server encrypts"
         );
     }
-    let mut server = Server::new(&options, listener, store, access, tls.clone());
+    let dispatcher = Dispatcher::start(&alerts, &store);
+    let mut server = Server::new(&options, listener, store, access, tls.clone(), alerts);
     eprintln!("listening on {scheme}://{address}");
     {
         let mut accepting = pin!(server.accept());
@@ -109,6 +113,8 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
         () = wait_for(connections, connections_deadline) => {}
         () = shutdown.requested() => eprintln!("stopping at once"),
     }
+    // A message that is under way when the time is over is sent again by whoever comes next.
+    let _ = timeout_at(connections_deadline, dispatcher.stop()).await;
     timeout_at(deadline, writer.close())
         .await
         .context("the store was not closed in time")
@@ -200,10 +206,12 @@ impl Server {
         store: Store,
         access: Option<Access>,
         tls: Option<Arc<Tls>>,
+        alerts: Arc<Alerts>,
     ) -> Server {
         let routes = Routes {
             store,
             access,
+            alerts,
             body_limit_bytes: options.body_limit.0,
             body_timeout: options.body_timeout,
             store_timeout: options.store_timeout,

@@ -1,6 +1,7 @@
 //! From a request to its response.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Incoming};
@@ -13,10 +14,11 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::listing;
 use super::problem::Problem;
-use super::{token, upload};
+use super::{health_alert, listing, token, upload};
+use crate::alert::Alerts;
 use crate::auth::{Access, Issuer};
+use crate::core::event::Event;
 use crate::core::timestamp::Timestamp;
 use crate::store::backend::{Append, Outcome};
 use crate::store::{AppendError, Reservation, Store};
@@ -30,6 +32,8 @@ pub struct Routes {
     pub store: Store,
     /// Who may come in; everyone where there is none.
     pub access: Option<Access>,
+    /// Who is told of what.
+    pub alerts: Arc<Alerts>,
     /// The largest body, in bytes.
     pub body_limit_bytes: usize,
     /// How long a client may take to send a body.
@@ -83,6 +87,10 @@ impl Routes {
             "/event" if head.method == Method::POST => self.store_events(head, unread).await,
             "/event" if reads => self.in_time(listing::list_events(&self.store, &head)).await,
             "/event" => Err(Problem::method_not_allowed("GET, HEAD, POST")),
+            "/api/v1/health-alert" if head.method == Method::POST => {
+                self.take_health_alert(head, unread).await
+            }
+            "/api/v1/health-alert" => Err(Problem::method_not_allowed("POST")),
             _ => match path.strip_prefix("/event/").map(id_of) {
                 Some(Some(id)) if reads => self.in_time(listing::show_event(&self.store, id)).await,
                 Some(Some(_)) => Err(Problem::method_not_allowed("GET, HEAD")),
@@ -137,16 +145,45 @@ impl Routes {
         let key = key.map(|key| upload::idempotency_key(key, &body));
         drop(body);
         let count = events.len();
-        let append = self.store.append(Append { events, key }, reservation);
-        let outcome = timeout(self.store_timeout, append).await.map_err(|_| {
+        let deliveries = self.alerts.deliveries_of(&events);
+        let first_id = self.append(Append { events, key, deliveries }, reservation).await?;
+        Ok(if list { stored_list(count) } else { stored_one(first_id) })
+    }
+
+    async fn take_health_alert(&self, head: Parts, unread: &mut Option<Incoming>) -> Result<Answer, Problem> {
+        health_alert::check_format(&head.headers)?;
+        let key = upload::key_of(&head.headers)?;
+        let (body, reservation) = self.read(unread, head.version, self.body_limit_bytes).await?;
+        let event = Event::parse_health_alert(&body)?;
+        let key = key.map(|key| upload::idempotency_key(key, &body));
+        drop(body);
+        let events = vec![event];
+        let deliveries = self.alerts.deliveries_of(&events);
+        if deliveries.is_empty() {
+            return Err(health_alert::no_channel());
+        }
+        let id = self.append(Append { events, key, deliveries }, reservation).await?;
+        Ok(health_alert::answer(&self.store, id).await)
+    }
+
+    /// Stores events, and rings for whoever is to be told of them; the id of the first.
+    async fn append(&self, append: Append, reservation: Reservation) -> Result<i64, Problem> {
+        let is_alert = !append.deliveries.is_empty();
+        let appending = self.store.append(append, reservation);
+        let outcome = timeout(self.store_timeout, appending).await.map_err(|_| {
             let detail = "the store did not answer in time: repeat the request with the same Idempotency-Key";
             Problem::new(StatusCode::GATEWAY_TIMEOUT, detail)
         })??;
-        let Outcome::Stored { first_id } = outcome else {
-            let detail = "the Idempotency-Key was used with another body: not stored";
-            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
-        };
-        Ok(if list { stored_list(count) } else { stored_one(first_id) })
+        if is_alert {
+            self.alerts.ring();
+        }
+        match outcome {
+            Outcome::Stored { first_id } => Ok(first_id),
+            Outcome::KeyReused => {
+                let detail = "the Idempotency-Key was used with another body: not stored";
+                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+            }
+        }
     }
 
     async fn ready(&self, draining: bool) -> Result<Answer, Problem> {
@@ -216,7 +253,11 @@ fn id_of(segment: &str) -> Option<i64> {
 }
 
 fn stored_one(id: i64) -> Answer {
-    let mut response = json_response(StatusCode::CREATED, r#"{"status":"success"}"#);
+    located(id, json_response(StatusCode::CREATED, r#"{"status":"success"}"#))
+}
+
+/// The same, with the place of the event that it is about.
+pub fn located(id: i64, mut response: Answer) -> Answer {
     let location = HeaderValue::try_from(format!("/event/{id}")).expect("digits fit into a header");
     response.headers_mut().insert(LOCATION, location);
     response

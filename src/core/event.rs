@@ -12,6 +12,9 @@ use super::timestamp::Timestamp;
 /// The longest event type, in characters.
 pub const EVENT_TYPE_LIMIT: usize = 255;
 
+/// The type of the event that a health alert is.
+pub const HEALTH_ALERT: &str = "health_alert";
+
 /// The most member errors that one refusal lists; the rest are counted.
 const LISTED_ERRORS: usize = 100;
 
@@ -107,6 +110,19 @@ impl Event {
         refusal.finish(events)
     }
 
+    /// Reads a health alert, one JSON object with exactly the member `issues`, a list of strings that is not
+    /// empty: an event of type [`HEALTH_ALERT`] with that list, as JSON, for its payload.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse_health_alert(bytes: &[u8]) -> Result<Event, ParseError> {
+        let CheckedAlert { event, refusal } = read(bytes)?;
+        match event {
+            Some(event) if refusal.total == 0 => Ok(event),
+            _ => Err(ParseError::Shape { errors: refusal.errors, total: refusal.total }),
+        }
+    }
+
     /// The type: what kind of event this is.
     pub fn event_type(&self) -> &str {
         &self.event_type
@@ -154,6 +170,13 @@ impl Refusal {
         }));
     }
 
+    fn add_one(&mut self, error: MemberError) {
+        self.total += 1;
+        if self.errors.len() < LISTED_ERRORS {
+            self.errors.push(error);
+        }
+    }
+
     fn finish(mut self, events: Vec<Event>) -> Result<Vec<Event>, ParseError> {
         if events.is_empty() && self.total == 0 {
             let detail = "expected at least one event".to_owned();
@@ -188,6 +211,110 @@ impl Checked {
     fn not_an_object(kind: &str) -> Checked {
         let detail = format!("expected an object, got {kind}");
         Checked { event: None, errors: vec![MemberError { pointer: String::new(), detail }] }
+    }
+}
+
+/// A health alert, or everything that is wrong with what stands in its place.
+struct CheckedAlert {
+    event: Option<Event>,
+    refusal: Refusal,
+}
+
+impl<'de> Deserialize<'de> for CheckedAlert {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<CheckedAlert, D::Error> {
+        let value = deserializer.deserialize_any(ValueVisitor(PhantomData::<AlertMembers>))?;
+        let kind = match value {
+            Value::Object(checked) => return Ok(checked),
+            Value::String(_) => "a string",
+            Value::Other(kind) => kind,
+        };
+        let mut refusal = Refusal::default();
+        let detail = format!("expected an object, got {kind}");
+        refusal.add_one(MemberError { pointer: String::new(), detail });
+        Ok(CheckedAlert { event: None, refusal })
+    }
+}
+
+/// The members of a health alert.
+struct AlertMembers;
+
+impl<'de> Inside<'de> for AlertMembers {
+    type Object = CheckedAlert;
+
+    fn read<A: MapAccess<'de>>(mut members: A) -> Result<CheckedAlert, A::Error> {
+        let mut refusal = Refusal::default();
+        let mut issues: Option<Vec<String>> = None;
+        while let Some(name) = members.next_key::<String>()? {
+            if name != "issues" {
+                members.next_value::<IgnoredAny>()?;
+                refusal.add_one(unknown_member(&name));
+                continue;
+            }
+            let Issues(checked) = members.next_value()?;
+            let mut refuse =
+                |pointer: String, detail: String| refusal.add_one(MemberError { pointer, detail });
+            if issues.is_some() {
+                refuse("/issues".to_owned(), "given twice".to_owned());
+            }
+            let texts = checked.unwrap_or_else(|detail| {
+                refuse("/issues".to_owned(), detail);
+                Vec::new()
+            });
+            let mut strings = Vec::with_capacity(texts.len());
+            for (position, text) in texts.into_iter().enumerate() {
+                match text {
+                    Ok(text) => strings.push(text),
+                    Err(detail) => refuse(format!("/issues/{position}"), detail),
+                }
+            }
+            issues = Some(strings);
+        }
+        let Some(issues) = issues else {
+            let detail = "missing: expected an array of strings".to_owned();
+            refusal.add_one(MemberError { pointer: "/issues".to_owned(), detail });
+            return Ok(CheckedAlert { event: None, refusal });
+        };
+        let event_payload = serde_json::to_string(&issues).map_err(A::Error::custom)?;
+        let event = Event { event_type: HEALTH_ALERT.to_owned(), event_payload };
+        Ok(CheckedAlert { event: Some(event), refusal })
+    }
+}
+
+/// What stands behind `issues`: the strings of a list and what is wrong with them, or what it is instead.
+struct Issues(Result<Vec<Result<String, String>>, String>);
+
+impl<'de> Deserialize<'de> for Issues {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Issues, D::Error> {
+        let value = deserializer.deserialize_any(ValueVisitor(PhantomData::<IssueList>))?;
+        let expected = |got: &str| Issues(Err(format!("expected an array of strings, got {got}")));
+        Ok(match value {
+            Value::Object(Some(texts)) if texts.is_empty() => {
+                Issues(Err("expected at least one issue".to_owned()))
+            }
+            Value::Object(Some(texts)) => Issues(Ok(texts)),
+            Value::Object(None) => expected("an object"),
+            Value::String(_) => expected("a string"),
+            Value::Other(kind) => expected(kind),
+        })
+    }
+}
+
+/// The items of a list; none of an object.
+struct IssueList;
+
+impl<'de> Inside<'de> for IssueList {
+    type Object = Option<Vec<Result<String, String>>>;
+
+    fn read<A: MapAccess<'de>>(members: A) -> Result<Self::Object, A::Error> {
+        Ignored::read(members).map(|()| None)
+    }
+
+    fn read_list<A: SeqAccess<'de>>(mut items: A) -> Result<Value<Self::Object>, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(text) = items.next_element::<Text>()? {
+            texts.push(text.check(None));
+        }
+        Ok(Value::Object(Some(texts)))
     }
 }
 
@@ -243,6 +370,12 @@ enum Value<O> {
 trait Inside<'de>: Sized {
     type Object;
     fn read<A: MapAccess<'de>>(members: A) -> Result<Self::Object, A::Error>;
+
+    /// What to make of the items of an array: passed over, unless they matter.
+    fn read_list<A: SeqAccess<'de>>(mut items: A) -> Result<Value<Self::Object>, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Other("an array"))
+    }
 }
 
 struct ValueVisitor<I>(PhantomData<I>);
@@ -278,9 +411,8 @@ impl<'de, I: Inside<'de>> Visitor<'de> for ValueVisitor<I> {
         Ok(Value::Other("null"))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::Other("an array"))
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Self::Value, A::Error> {
+        I::read_list(items)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Self::Value, A::Error> {
@@ -462,6 +594,48 @@ mod tests {
         let event = Event::parse(br#"{"event_payload":" \u00e9\ud83d\ude00\n","event_type":""}"#).unwrap();
         assert_eq!(event.event_payload(), " é😀\n");
         assert_eq!(event.event_type(), "");
+    }
+
+    #[test]
+    fn a_health_alert_is_an_event() {
+        let event = Event::parse_health_alert(br#"{"issues":["service-a-failure","\u00e9 \"q\""]}"#).unwrap();
+        assert_eq!(
+            (event.event_type(), event.event_payload()),
+            (HEALTH_ALERT, r#"["service-a-failure","é \"q\""]"#)
+        );
+    }
+
+    #[test]
+    fn everything_that_is_wrong_with_a_health_alert_is_named() {
+        let array = "expected an array of strings, got";
+        for (text, expected) in [
+            ("[]", vec![("", "expected an object, got an array".to_owned())]),
+            ("{}", vec![("/issues", "missing: expected an array of strings".to_owned())]),
+            (r#"{"issues":[]}"#, vec![("/issues", "expected at least one issue".to_owned())]),
+            (r#"{"issues":"a"}"#, vec![("/issues", format!("{array} a string"))]),
+            (r#"{"issues":{"a":[1]}}"#, vec![("/issues", format!("{array} an object"))]),
+            (r#"{"issues":null}"#, vec![("/issues", format!("{array} null"))]),
+            (
+                r#"{"a":1,"issues":["a",1,["b"],{"c":[]},"\u0000"]}"#,
+                vec![
+                    ("/a", "unknown member".to_owned()),
+                    ("/issues/1", "expected a string, got a number".to_owned()),
+                    ("/issues/2", "expected a string, got an array".to_owned()),
+                    ("/issues/3", "expected a string, got an object".to_owned()),
+                    ("/issues/4", "expected a string without U+0000".to_owned()),
+                ],
+            ),
+            (r#"{"issues":["a"],"issues":["b"]}"#, vec![("/issues", "given twice".to_owned())]),
+        ] {
+            let expected: Vec<(String, String)> =
+                expected.into_iter().map(|(pointer, detail)| (pointer.to_owned(), detail)).collect();
+            assert_eq!(errors_of(Event::parse_health_alert(text.as_bytes())), expected, "{text}");
+        }
+        let many = format!(r#"{{"issues":[{}1]}}"#, "1,".repeat(5000));
+        let Err(ParseError::Shape { errors, total }) = Event::parse_health_alert(many.as_bytes()) else {
+            panic!()
+        };
+        assert_eq!((errors.len(), total), (LISTED_ERRORS, 5001));
     }
 
     #[test]

@@ -52,8 +52,9 @@ impl Secret {
     pub fn choose(file: Option<&Path>, value: Option<&Secret>, flag: &str) -> anyhow::Result<Option<Secret>> {
         match (file, value) {
             (Some(_), Some(_)) => {
-                let variable = flag.trim_start_matches('-').trim_end_matches("-file").replace('-', "_");
-                let variable = format!("EVENTCTL_{}", variable.to_ascii_uppercase());
+                let name = flag.trim_start_matches('-').trim_end_matches("-file").replace('-', "_");
+                let prefix = if name.starts_with("smtp_") { "" } else { "EVENTCTL_" };
+                let variable = format!("{prefix}{}", name.to_ascii_uppercase());
                 let problem = format!("both `{flag}` and `{variable}` are given");
                 Err(hinted(problem, "give one of them"))
             }

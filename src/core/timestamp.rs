@@ -30,6 +30,21 @@ impl Timestamp {
         self.0
     }
 
+    /// The instant so much later.
+    pub fn after(self, duration: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_add(microseconds_of(duration)))
+    }
+
+    /// The instant so much earlier.
+    pub fn before(self, duration: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(microseconds_of(duration)))
+    }
+
+    /// The time from an earlier instant to this one; nothing where that is not earlier.
+    pub fn since(self, earlier: Timestamp) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default())
+    }
+
     /// `2024-01-15 12:00:00.000000`, in UTC.
     pub fn to_health_format(self) -> String {
         self.in_jiff().strftime("%Y-%m-%d %H:%M:%S%.6f").to_string()
@@ -39,6 +54,10 @@ impl Timestamp {
         let nearest = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         jiff::Timestamp::from_microsecond(self.0).unwrap_or(nearest)
     }
+}
+
+fn microseconds_of(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// RFC 3339 with six decimals and `Z`: `2024-01-15T12:00:00.000000Z`.
@@ -65,8 +84,7 @@ impl FromStr for Timestamp {
         let back = parse_duration(text).map_err(
             |_| "expected a duration back from now such as `5m`, or RFC 3339 such as `2024-01-15T12:00:00Z`",
         )?;
-        let microseconds = i64::try_from(back.as_micros()).expect("1000 years are few microseconds");
-        Ok(Timestamp(Timestamp::now().0.saturating_sub(microseconds)))
+        Ok(Timestamp::now().before(back))
     }
 }
 

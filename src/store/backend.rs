@@ -1,6 +1,10 @@
 //! What a database must do to be a store.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::core::event::{Event, StoredEvent};
 use crate::core::query::Query;
@@ -47,6 +51,23 @@ pub trait Backend: Send {
         now: Timestamp,
     ) -> Result<Rotation, StoreError>;
 
+    /// Claims the next message of a channel that is due, unless the channel has had as many as it may.
+    ///
+    /// # Errors
+    /// Why nothing is claimed.
+    fn claim(&mut self, claim: &Claim) -> Result<Claimed, StoreError>;
+
+    /// Notes what became of a message, unless another process has taken it over.
+    ///
+    /// # Errors
+    /// Why it is not noted: the message will be sent again.
+    fn settle(
+        &mut self,
+        message: &Message,
+        settlement: &Settlement,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
     /// Starts afresh after an error, relying on nothing that was not synced before it.
     ///
     /// # Errors
@@ -67,6 +88,18 @@ pub trait Reader: Send {
     /// # Errors
     /// Why the store does not answer.
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError>;
+
+    /// At most so many deliveries, those of the newest events, in the order of the events' ids.
+    ///
+    /// # Errors
+    /// Why the store does not answer.
+    fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Whether all channels have been told of an event, or of the one that it repeats.
+    ///
+    /// # Errors
+    /// Why the store does not answer.
+    fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError>;
 }
 
 /// The events of one request: stored together or not at all.
@@ -76,6 +109,21 @@ pub struct Append {
     pub events: Vec<Event>,
     /// What makes a repetition recognisable.
     pub key: Option<IdempotencyKey>,
+    /// Who is to be told of which of them.
+    pub deliveries: Vec<NewDelivery>,
+}
+
+/// A channel that is to be told of an event.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    /// The event's place among those of its append.
+    pub position: usize,
+    /// What the channel is known by.
+    pub channel: Arc<str>,
+    /// SHA-256 of type and payload, in hex.
+    pub digest: String,
+    /// For how long the channel need not be told the same again; always, where it is zero.
+    pub repeat_after: Duration,
 }
 
 /// A client's name for a request, with the digest of what the request said.
@@ -119,6 +167,136 @@ pub enum Rotation {
     Reused,
     /// It was never given, has expired or was revoked.
     Unknown,
+}
+
+/// What a process asks of the outbox.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// What the channel is known by.
+    pub channel: Arc<str>,
+    /// The process.
+    pub claimant: String,
+    /// The present.
+    pub now: Timestamp,
+    /// After what time another process may take the message over.
+    pub lease: Duration,
+    /// How many messages a minute the channel has at most; 1 or more.
+    pub rate: usize,
+}
+
+/// What the outbox has for a channel.
+#[derive(Debug)]
+pub enum Claimed {
+    /// Nothing before this instant, as far as is known.
+    Nothing {
+        /// None where nothing waits.
+        until: Option<Timestamp>,
+    },
+    /// A message to send.
+    Message(Message),
+}
+
+/// A message that is claimed: one event, or several that were held back for a digest.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The id of its first event.
+    pub id: i64,
+    /// What its channel is known by.
+    pub channel: Arc<str>,
+    /// The process that has claimed it.
+    pub claimant: String,
+    /// The ids of its events.
+    pub event_ids: Vec<i64>,
+    /// Those that the store still has.
+    pub events: Vec<StoredEvent>,
+    /// How often it has been tried, this time included.
+    pub attempts: u32,
+    /// When the first of its events was stored.
+    pub created_at: Timestamp,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// The channel has taken it.
+    Sent,
+    /// It is to be tried again.
+    Retry {
+        /// Not before then.
+        at: Timestamp,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It is given up.
+    Dead {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A delivery, as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct Delivery {
+    /// The event.
+    pub event_id: i64,
+    /// Its type; none where the event is gone.
+    pub event_type: Option<String>,
+    /// What the channel is known by.
+    pub channel: String,
+    /// How far it is.
+    pub state: DeliveryState,
+    /// How often it has been tried.
+    pub attempts: i64,
+    /// When it was stored.
+    pub created_at: Timestamp,
+    /// When it is tried next, or its claim runs out.
+    pub due_at: Option<Timestamp>,
+    /// When it was settled.
+    pub settled_at: Option<Timestamp>,
+    /// The event that had told the same shortly before.
+    pub repeats: Option<i64>,
+    /// What was wrong the last time.
+    pub last_error: Option<String>,
+}
+
+/// How far a delivery is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryState {
+    /// To be tried, at once or again.
+    Pending,
+    /// Claimed by a process that sends it.
+    Sending,
+    /// Taken by the channel.
+    Sent,
+    /// Given up.
+    Dead,
+    /// Not sent, as the channel had been told the same shortly before.
+    Repeated,
+}
+
+impl DeliveryState {
+    /// As a store has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DeliveryState::Pending => "pending",
+            DeliveryState::Sending => "sending",
+            DeliveryState::Sent => "sent",
+            DeliveryState::Dead => "dead",
+            DeliveryState::Repeated => "repeated",
+        }
+    }
+
+    /// The state that a store has written.
+    pub fn of(text: &str) -> DeliveryState {
+        match text {
+            "sending" => DeliveryState::Sending,
+            "sent" => DeliveryState::Sent,
+            "dead" => DeliveryState::Dead,
+            "repeated" => DeliveryState::Repeated,
+            _ => DeliveryState::Pending,
+        }
+    }
 }
 
 /// A page of events.

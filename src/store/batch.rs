@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::backend::{Append, IdempotencyKey, Outcome};
+use super::backend::{Append, IdempotencyKey, NewDelivery, Outcome};
 use crate::core::event::Event;
 
 /// Keys that the store has, with the digest of their body and the id of their first event.
@@ -32,6 +32,7 @@ pub struct BatchKey<'a> {
 struct Placed<'a> {
     position: i64,
     key: Option<&'a IdempotencyKey>,
+    deliveries: &'a [NewDelivery],
 }
 
 impl<'a> Batch<'a> {
@@ -46,13 +47,13 @@ impl<'a> Batch<'a> {
             if let Some(key) = key {
                 let first = *first_with_key.entry(&key.key).or_insert(position);
                 if first != position {
-                    batch.appends.push(Placed { position: first, key: Some(key) });
+                    batch.appends.push(Placed { position: first, key: Some(key), deliveries: &[] });
                     continue;
                 }
                 let event_count = append.events.len() as i64;
                 batch.keys.push(BatchKey { key: &key.key, digest: &key.body_digest, position, event_count });
             }
-            batch.appends.push(Placed { position, key });
+            batch.appends.push(Placed { position, key, deliveries: &append.deliveries });
             batch.events.extend((position..).zip(&append.events));
         }
         batch
@@ -81,6 +82,20 @@ impl<'a> Batch<'a> {
         self.keys.retain(|key| !known.contains_key(key.key));
     }
 
+    /// Whether anyone is to be told of an event.
+    pub fn has_deliveries(&self) -> bool {
+        self.appends.iter().any(|append| !append.deliveries.is_empty())
+    }
+
+    /// The deliveries of the events that are new, with the events' ids.
+    pub fn deliveries(&self, before: i64, known: &KnownKeys) -> impl Iterator<Item = (i64, &'a NewDelivery)> {
+        let is_new = |append: &&Placed<'_>| append.key.is_none_or(|key| !known.contains_key(&key.key));
+        self.appends.iter().filter(is_new).flat_map(move |append| {
+            let first_id = before + append.position + 1;
+            append.deliveries.iter().map(move |delivery| (first_id + delivery.position as i64, delivery))
+        })
+    }
+
     /// What became of each append: `before` is the id before the batch's first.
     pub fn outcomes(&self, before: i64, known: &KnownKeys) -> Vec<Outcome> {
         let new: HashMap<&str, &[u8]> = self.keys.iter().map(|key| (key.key, key.digest)).collect();
@@ -106,7 +121,7 @@ mod tests {
             Event::parse(format!(r#"{{"event_type":"a","event_payload":"{payload}"}}"#).as_bytes()).unwrap()
         };
         let key = key.map(|(key, digest)| IdempotencyKey { key: key.to_owned(), body_digest: [digest; 32] });
-        Append { events: payloads.iter().map(event).collect(), key }
+        Append { events: payloads.iter().map(event).collect(), key, deliveries: Vec::new() }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod batch;
 mod location;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod outbox;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod paging;
 #[cfg(feature = "postgres")]
@@ -13,6 +14,7 @@ mod postgres;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod server;
 mod sqlite;
+mod statements;
 mod writer;
 
 use std::fmt;

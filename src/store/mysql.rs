@@ -3,24 +3,29 @@
 //! A batch is one transaction. It first takes ids from the row of `last_event`, whose lock it holds until its
 //! commit: ids become visible in their order, and idempotency is decided by the database.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
-use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, SslOpts, Value as Sql};
+use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, Params, Row, SslOpts, Value as Sql};
 
 use super::StoreOptions;
-use super::backend::{Append, Backend, Outcome, Page, Reader, RefreshToken, Rotation, StoreError};
+use super::backend::{
+    Append, Backend, Claim, Claimed, Delivery, Message, Outcome, Page, Reader, RefreshToken, Rotation,
+    Settlement, StoreError,
+};
 use super::batch::{Batch, KnownKeys};
 use super::location::{ServerDatabase, TlsMode};
-use super::paging::{self, Rows, Value};
 use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
+use super::statements::{Statements, Value};
+use super::{outbox, paging};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
 
 /// The schemas, in order; `eventctl_schema` says how many a database has.
-const SCHEMAS: [&str; 1] = [include_str!("schema/mysql-1.sql")];
+const SCHEMAS: [&str; 2] = [include_str!("schema/mysql-1.sql"), include_str!("schema/mysql-2.sql")];
 
 /// Every statement begins a transaction by itself. A process that stops in the midst of one holds its locks no
 /// longer than the others wait for them: MariaDB breaks off the transaction, MySQL any idle connection.
@@ -32,8 +37,6 @@ const LOCK_NAME: &str = "CONCAT('eventctl ', MD5(DATABASE()))";
 
 /// How many events one statement inserts at most.
 const ROWS_PER_INSERT: usize = 256;
-
-const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FROM events WHERE id = ?";
 
 /// Prepares a database: makes or upgrades its tables.
 ///
@@ -138,16 +141,19 @@ impl MySqlBackend {
             })
             .collect();
         self.insert("INSERT INTO idempotency_keys VALUES", &keys)?;
-        let received_at = received_at.as_microseconds();
+        let microseconds = received_at.as_microseconds();
         let events: Vec<[Sql; 4]> = batch
             .events
             .iter()
             .map(|(position, event)| {
                 let id = before + position + 1;
-                [id.into(), received_at.into(), event.event_type().into(), event.event_payload().into()]
+                [id.into(), microseconds.into(), event.event_type().into(), event.event_payload().into()]
             })
             .collect();
         self.insert("INSERT INTO events VALUES", &events)?;
+        for (event_id, delivery) in batch.deliveries(before, &known) {
+            outbox::insert(&mut self.connection, event_id, delivery, received_at)?;
+        }
         self.connection.query_drop("COMMIT")?;
         Ok(batch.outcomes(before, &known))
     }
@@ -269,6 +275,19 @@ impl Backend for MySqlBackend {
         })
     }
 
+    fn claim(&mut self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.transact(|backend| outbox::claim(&mut backend.connection, claim))
+    }
+
+    fn settle(
+        &mut self,
+        message: &Message,
+        settlement: &Settlement,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.transact(|backend| outbox::settle(&mut backend.connection, message, settlement, now))
+    }
+
     /// Connects anew: what the lost connection was about to commit has been answered as unknown.
     fn recover(&mut self) -> Result<(), StoreError> {
         self.reconnect()?;
@@ -308,15 +327,12 @@ fn rotate(
 
 /// A connection that reads.
 pub struct MySqlReader {
-    connection: ReadConnection,
+    connection: Conn,
     database: ServerDatabase,
     options: StoreOptions,
     /// Whether the last read failed: the connection may be lost.
     failed: bool,
 }
-
-/// A connection outside of transactions.
-struct ReadConnection(Conn);
 
 impl MySqlReader {
     /// Opens a database that is prepared, for reading.
@@ -325,15 +341,12 @@ impl MySqlReader {
     /// Why it cannot be used, and what to do.
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<MySqlReader> {
         let time_limit = options.read_time.unwrap_or(Duration::from_secs(3600));
-        let connection = ReadConnection(open(database, time_limit, options.for_reading())?);
+        let connection = open(database, time_limit, options.for_reading())?;
         Ok(MySqlReader { connection, database: database.clone(), options, failed: false })
     }
 
     /// Reads, on a new connection where the last one was lost: a reader that waits for long outlives servers.
-    fn reading<T>(
-        &mut self,
-        read: impl FnOnce(&mut ReadConnection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    fn reading<T>(&mut self, read: impl FnOnce(&mut Conn) -> Result<T, StoreError>) -> Result<T, StoreError> {
         if self.failed {
             *self = MySqlReader::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
         }
@@ -350,32 +363,75 @@ impl Reader for MySqlReader {
     }
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
-        self.reading(|connection| Ok(connection.rows(SELECT_EVENT, &[Value::Number(id)])?.pop()))
+        self.reading(|connection| paging::get(connection, id))
+    }
+
+    fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        self.reading(|connection| Ok(outbox::newest(connection, limit)?))
+    }
+
+    fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {
+        self.reading(|connection| Ok(outbox::is_delivered(connection, event_id)?))
     }
 }
 
-impl Rows for ReadConnection {
-    fn placeholder(_: usize) -> String {
-        "?".to_owned()
+impl Statements for Conn {
+    type Error = mysql::Error;
+
+    const FOR_UPDATE: &'static str = " FOR UPDATE";
+
+    /// Where statements are not committed by themselves, each begins a transaction that there is not.
+    fn begin(&mut self) -> mysql::Result<()> {
+        Ok(())
     }
 
-    fn rows(&mut self, statement: &str, values: &[Value]) -> Result<Vec<StoredEvent>, StoreError> {
-        let values: Vec<Sql> = values
-            .iter()
-            .map(|value| match value {
-                Value::Number(number) => number.into(),
-                Value::Text(text) => text.into(),
-            })
-            .collect();
-        let rows: Vec<(i64, i64, String, String)> = self.0.exec(statement, values)?;
-        let event = |(id, received_at, event_type, event_payload)| StoredEvent {
-            id,
-            received_at: Timestamp::from_microseconds(received_at),
-            event_type,
-            event_payload,
-        };
-        Ok(rows.into_iter().map(event).collect())
+    fn commit(&mut self) -> mysql::Result<()> {
+        self.query_drop("COMMIT")
     }
+
+    fn execute(&mut self, statement: &str, values: &[Value]) -> mysql::Result<()> {
+        self.exec_drop(statement, parameters(values))
+    }
+
+    fn query<const COLUMNS: usize>(
+        &mut self,
+        statement: &str,
+        values: &[Value],
+    ) -> mysql::Result<Vec<[Value; COLUMNS]>> {
+        let rows: Vec<Row> = self.exec(statement, parameters(values))?;
+        let row = |row: Row| {
+            let mut values = [const { Value::Null }; COLUMNS];
+            for (value, column) in values.iter_mut().zip(row.unwrap()) {
+                *value = value_of(column)?;
+            }
+            Ok(values)
+        };
+        rows.into_iter().map(row).collect()
+    }
+}
+
+fn value_of(column: Sql) -> mysql::Result<Value> {
+    let unexpected =
+        |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("a column holds {what}"));
+    Ok(match column {
+        Sql::NULL => Value::Null,
+        Sql::Int(number) => Value::Number(number),
+        Sql::UInt(number) => Value::Number(i64::try_from(number).map_err(|_| unexpected("a huge number"))?),
+        Sql::Bytes(bytes) => Value::Text(String::from_utf8(bytes).map_err(|_| unexpected("no UTF-8"))?),
+        _ => return Err(unexpected("neither text nor a number").into()),
+    })
+}
+
+fn parameters(values: &[Value]) -> Params {
+    if values.is_empty() {
+        return Params::Empty;
+    }
+    let value = |value: &Value| match value {
+        Value::Null => Sql::NULL,
+        Value::Number(number) => number.into(),
+        Value::Text(text) => text.into(),
+    };
+    Params::Positional(values.iter().map(value).collect())
 }
 
 /// Connects to a database that is prepared.

@@ -4,38 +4,25 @@ use std::time::{Duration, Instant};
 
 use super::PAGE_LIMIT_BYTES;
 use super::backend::{Page, StoreError};
+use super::statements::{Statements, Value};
 use crate::core::event::StoredEvent;
 use crate::core::query::{Glob, Query};
+use crate::core::timestamp::Timestamp;
 
 /// How many rows are fetched at once. All of them may be as large as a request may be.
 const ROWS_PER_FETCH: usize = 32;
 
-/// A value of a statement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
-    /// An id, an instant or a number of rows.
-    Number(i64),
-    /// A pattern.
-    Text(String),
-}
-
-/// A connection to a server that has the table `events`.
-pub trait Rows {
-    /// How the server writes the n-th value of a statement, counted from 1.
-    fn placeholder(position: usize) -> String;
-
-    /// The rows of a statement.
-    ///
-    /// # Errors
-    /// Why the server does not answer.
-    fn rows(&mut self, statement: &str, values: &[Value]) -> Result<Vec<StoredEvent>, StoreError>;
-}
+const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FROM events WHERE id = ?";
 
 /// The events of a page, in the order of their ids.
 ///
 /// # Errors
 /// The server does not answer, or the page takes longer than the limit.
-pub fn page<R: Rows>(rows: &mut R, query: &Query, time_limit: Option<Duration>) -> Result<Page, StoreError> {
+pub fn page<S: Statements>(
+    statements: &mut S,
+    query: &Query,
+    time_limit: Option<Duration>,
+) -> Result<Page, StoreError> {
     let started = Instant::now();
     let ascending = query.after.is_some();
     let mut next = query.clone();
@@ -43,8 +30,9 @@ pub fn page<R: Rows>(rows: &mut R, query: &Query, time_limit: Option<Duration>) 
     let mut bytes = 0;
     'fetching: loop {
         let wanted = (query.limit + 1 - page.events.len()).min(ROWS_PER_FETCH);
-        let (statement, values) = select::<R>(&next, wanted);
-        let fetched = rows.rows(&statement, &values)?;
+        let (statement, values) = select(&next, wanted);
+        let rows = statements.query::<4>(&statement, &values).map_err(Into::into)?;
+        let fetched: Vec<StoredEvent> = rows.into_iter().map(event_of).collect();
         let last = fetched.len() < wanted;
         let anchor = fetched.last().map(|event| event.id);
         for event in fetched {
@@ -74,13 +62,31 @@ pub fn page<R: Rows>(rows: &mut R, query: &Query, time_limit: Option<Duration>) 
     Ok(page)
 }
 
-fn select<R: Rows>(query: &Query, limit: usize) -> (String, Vec<Value>) {
+/// One event, if there is one with this id.
+///
+/// # Errors
+/// The database's.
+pub fn get<S: Statements>(statements: &mut S, id: i64) -> Result<Option<StoredEvent>, StoreError> {
+    let rows = statements.query::<4>(SELECT_EVENT, &[id.into()]).map_err(Into::into)?;
+    Ok(rows.into_iter().next().map(event_of))
+}
+
+fn event_of([id, received_at, event_type, event_payload]: [Value; 4]) -> StoredEvent {
+    StoredEvent {
+        id: id.number(),
+        received_at: Timestamp::from_microseconds(received_at.number()),
+        event_type: event_type.into_text(),
+        event_payload: event_payload.into_text(),
+    }
+}
+
+fn select(query: &Query, limit: usize) -> (String, Vec<Value>) {
     let mut values = Vec::new();
     let mut conditions = Vec::new();
-    let mut add = |condition: &str, value: Option<Value>| {
+    let mut add = |condition: &'static str, value: Option<Value>| {
         let Some(value) = value else { return };
         values.push(value);
-        conditions.push(condition.replace('?', &R::placeholder(values.len())));
+        conditions.push(condition);
     };
     add("id > ?", query.after.map(Value::Number));
     add("id < ?", query.before.map(Value::Number));

@@ -9,23 +9,27 @@ use std::time::{Duration, Instant};
 
 use postgres::config::SslMode;
 use postgres::error::SqlState;
-use postgres::types::ToSql;
+use postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
 use postgres::{Client, Config, IsolationLevel, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::StoreOptions;
-use super::backend::{Append, Backend, Outcome, Page, Reader, RefreshToken, Rotation, StoreError};
+use super::backend::{
+    Append, Backend, Claim, Claimed, Delivery, Message, Outcome, Page, Reader, RefreshToken, Rotation,
+    Settlement, StoreError,
+};
 use super::batch::{Batch, KnownKeys};
 use super::location::ServerDatabase;
-use super::paging::{self, Rows, Value};
 use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
+use super::statements::{Statements, Value};
+use super::{outbox, paging};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
 
 /// The schemas, in order; `eventctl_schema` says how many a database has.
-const SCHEMAS: [&str; 1] = [include_str!("schema/postgres-1.sql")];
+const SCHEMAS: [&str; 2] = [include_str!("schema/postgres-1.sql"), include_str!("schema/postgres-2.sql")];
 
 /// After how long without an answer the network asks whether the server is still there, and how often.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -57,8 +61,6 @@ const APPEND_WITH_KEYS: &str = "\
 
 const SELECT_KEYS: &str = "\
     SELECT idempotency_key, body_digest, first_id FROM idempotency_keys WHERE idempotency_key = ANY($1)";
-
-const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FROM events WHERE id = $1";
 
 /// Prepares a database: makes or upgrades its tables.
 ///
@@ -140,6 +142,26 @@ impl PostgresBackend {
         received_at: Timestamp,
     ) -> Result<Vec<Outcome>, postgres::Error> {
         let batch = Batch::of(appends);
+        let has_deliveries = batch.has_deliveries();
+        if has_deliveries {
+            self.connection.begin()?;
+        }
+        let (before, known) = self.insert(&batch, received_at)?;
+        if has_deliveries {
+            for (event_id, delivery) in batch.deliveries(before, &known) {
+                outbox::insert(&mut self.connection, event_id, delivery, received_at)?;
+            }
+            self.connection.commit()?;
+        }
+        Ok(batch.outcomes(before, &known))
+    }
+
+    /// Inserts what is new; the id before the batch's first, and the keys that were known.
+    fn insert(
+        &mut self,
+        batch: &Batch<'_>,
+        received_at: Timestamp,
+    ) -> Result<(i64, KnownKeys), postgres::Error> {
         let count = batch.events.len() as i64;
         let received_at = received_at.as_microseconds();
         let types: Vec<&str> = batch.events.iter().map(|(_, event)| event.event_type()).collect();
@@ -147,7 +169,7 @@ impl PostgresBackend {
         if batch.keys.is_empty() {
             let values: [&(dyn ToSql + Sync); 4] = [&count, &received_at, &types, &payloads];
             let before: i64 = self.connection.query_one(APPEND, &values)?.get(0);
-            return Ok(batch.outcomes(before, &KnownKeys::new()));
+            return Ok((before, KnownKeys::new()));
         }
         let event_keys = batch.event_keys();
         let keys: Vec<&str> = batch.keys.iter().map(|key| key.key).collect();
@@ -162,7 +184,7 @@ impl PostgresBackend {
         let fresh: HashSet<&str> = fresh.unwrap_or_default().into_iter().collect();
         let known: Vec<&str> = keys.into_iter().filter(|key| !fresh.contains(key)).collect();
         let known = if known.is_empty() { KnownKeys::new() } else { self.known_keys(&known)? };
-        Ok(batch.outcomes(before, &known))
+        Ok((before, known))
     }
 
     fn known_keys(&mut self, keys: &[&str]) -> Result<KnownKeys, postgres::Error> {
@@ -180,6 +202,10 @@ impl PostgresBackend {
         loop {
             let result = transaction(self);
             self.last_use = Instant::now();
+            if result.is_err() {
+                // Where this fails, too, the connection is lost, and the transaction with it.
+                let _ = self.connection.client.batch_execute("ROLLBACK");
+            }
             retries += 1;
             match result {
                 Err(error) if is_conflict(&error) && retries <= CONFLICT_RETRIES => {}
@@ -233,6 +259,19 @@ impl Backend for PostgresBackend {
         now: Timestamp,
     ) -> Result<Rotation, StoreError> {
         self.retried(|backend| rotate(&mut backend.connection.client, &digest, &successor, now))
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.retried(|backend| outbox::claim(&mut backend.connection, claim))
+    }
+
+    fn settle(
+        &mut self,
+        message: &Message,
+        settlement: &Settlement,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.retried(|backend| outbox::settle(&mut backend.connection, message, settlement, now))
     }
 
     /// Connects anew: what the lost connection was about to commit has been answered as unknown.
@@ -303,36 +342,96 @@ impl Reader for PostgresReader {
     }
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
-        let rows = self.connected()?.query(SELECT_EVENT, &[&id])?;
-        Ok(rows.first().map(event_of))
+        paging::get(self.connected()?, id)
+    }
+
+    fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        Ok(outbox::newest(self.connected()?, limit)?)
+    }
+
+    fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {
+        Ok(outbox::is_delivered(self.connected()?, event_id)?)
     }
 }
 
-impl Rows for Connection {
-    fn placeholder(position: usize) -> String {
-        format!("${position}")
+impl Statements for Connection {
+    type Error = postgres::Error;
+
+    const FOR_UPDATE: &'static str = " FOR UPDATE";
+
+    fn begin(&mut self) -> Result<(), postgres::Error> {
+        self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     }
 
-    fn rows(&mut self, statement: &str, values: &[Value]) -> Result<Vec<StoredEvent>, StoreError> {
-        let values: Vec<&(dyn ToSql + Sync)> = values
-            .iter()
-            .map(|value| -> &(dyn ToSql + Sync) {
-                match value {
-                    Value::Number(number) => number,
-                    Value::Text(text) => text,
-                }
-            })
-            .collect();
-        Ok(self.query(statement, &values)?.iter().map(event_of).collect())
+    fn commit(&mut self) -> Result<(), postgres::Error> {
+        self.client.batch_execute("COMMIT")
+    }
+
+    fn execute(&mut self, statement: &str, values: &[Value]) -> Result<(), postgres::Error> {
+        Connection::execute(self, &numbered(statement), &by_reference(values)).map(drop)
+    }
+
+    fn query<const COLUMNS: usize>(
+        &mut self,
+        statement: &str,
+        values: &[Value],
+    ) -> Result<Vec<[Value; COLUMNS]>, postgres::Error> {
+        let rows = Connection::query(self, &numbered(statement), &by_reference(values))?;
+        let row = |row: &Row| -> Result<[Value; COLUMNS], postgres::Error> {
+            let mut values = [const { Value::Null }; COLUMNS];
+            for (column, value) in values.iter_mut().enumerate() {
+                *value = row.try_get(column)?;
+            }
+            Ok(values)
+        };
+        rows.iter().map(row).collect()
     }
 }
 
-fn event_of(row: &Row) -> StoredEvent {
-    StoredEvent {
-        id: row.get(0),
-        received_at: Timestamp::from_microseconds(row.get(1)),
-        event_type: row.get(2),
-        event_payload: row.get(3),
+/// The statement with its values numbered, as PostgreSQL has them.
+fn numbered(statement: &str) -> String {
+    let mut parts = statement.split('?');
+    let mut numbered = parts.next().unwrap_or_default().to_owned();
+    for (position, part) in parts.enumerate() {
+        numbered.push_str(&format!("${}{part}", position + 1));
+    }
+    numbered
+}
+
+fn by_reference(values: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
+    values.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
+}
+
+impl ToSql for Value {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self {
+            Value::Null => Ok(IsNull::Yes),
+            Value::Number(number) => number.to_sql(kind, out),
+            Value::Text(text) => text.to_sql(kind, out),
+        }
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <i64 as ToSql>::accepts(kind) || <String as ToSql>::accepts(kind)
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Value {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Value, Box<dyn Error + Sync + Send>> {
+        if <i64 as FromSql>::accepts(kind) {
+            return i64::from_sql(kind, raw).map(Value::Number);
+        }
+        String::from_sql(kind, raw).map(Value::Text)
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Value, Box<dyn Error + Sync + Send>> {
+        Ok(Value::Null)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <i64 as FromSql>::accepts(kind) || <String as FromSql>::accepts(kind)
     }
 }
 

@@ -11,11 +11,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rusqlite::config::DbConfig;
-use rusqlite::types::ToSql;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Null, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
-use super::PAGE_LIMIT_BYTES;
-use super::backend::{Append, Backend, Outcome, Page, Reader, RefreshToken, Rotation, StoreError};
+use super::backend::{
+    Append, Backend, Claim, Claimed, Delivery, Message, Outcome, Page, Reader, RefreshToken, Rotation,
+    Settlement, StoreError,
+};
+use super::statements::{Statements, Value};
+use super::{PAGE_LIMIT_BYTES, outbox};
 use crate::core::event::{Event, StoredEvent};
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -25,7 +29,11 @@ use crate::core::timestamp::Timestamp;
 const APPLICATION_ID: i32 = 0x4556_4E54;
 
 /// The schemas, in order; a file's `user_version` says how many it has.
-const SCHEMAS: [&str; 2] = [include_str!("schema/sqlite-1.sql"), include_str!("schema/sqlite-2.sql")];
+const SCHEMAS: [&str; 3] = [
+    include_str!("schema/sqlite-1.sql"),
+    include_str!("schema/sqlite-2.sql"),
+    include_str!("schema/sqlite-3.sql"),
+];
 
 /// How long to wait for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,6 +104,14 @@ impl SqliteBackend {
             }
             self.remember_key(append, next_id)?;
             outcomes.push(Outcome::Stored { first_id: next_id });
+            for delivery in &append.deliveries {
+                outbox::insert(
+                    &mut self.connection,
+                    next_id + delivery.position as i64,
+                    delivery,
+                    received_at,
+                )?;
+            }
             events.extend(&append.events);
             next_id += append.events.len() as i64;
         }
@@ -145,6 +161,21 @@ impl SqliteBackend {
         Ok(())
     }
 
+    /// Runs a transaction, and rolls it back where it failed.
+    fn transact<T>(
+        &mut self,
+        transaction: impl FnOnce(&mut SqliteBackend) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let result = transaction(self);
+        if result.is_err() && !self.connection.is_autocommit() {
+            // A rollback that fails leaves a transaction that the next BEGIN reports.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        let done = result?;
+        self.check_files()?;
+        Ok(done)
+    }
+
     /// Makes sure that what was written went into the files that the path names now.
     ///
     /// SQLite goes on writing to a file that was deleted or replaced, and what it writes is lost with
@@ -184,14 +215,20 @@ impl SqliteBackend {
 
 impl Backend for SqliteBackend {
     fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError> {
-        let stored = self.store(appends, received_at);
-        if stored.is_err() && !self.connection.is_autocommit() {
-            // A rollback that fails leaves a transaction that the next BEGIN reports.
-            let _ = self.connection.execute_batch("ROLLBACK");
-        }
-        let outcomes = stored?;
-        self.check_files()?;
-        Ok(outcomes)
+        self.transact(|backend| backend.store(appends, received_at))
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.transact(|backend| outbox::claim(&mut backend.connection, claim))
+    }
+
+    fn settle(
+        &mut self,
+        message: &Message,
+        settlement: &Settlement,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.transact(|backend| outbox::settle(&mut backend.connection, message, settlement, now))
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
@@ -330,7 +367,7 @@ impl SqliteReader {
     /// Runs a query under the time limit, and opens the files anew if their names stand for others now.
     fn within_limit<T>(
         &mut self,
-        query: impl FnOnce(&SqliteReader) -> rusqlite::Result<T>,
+        query: impl FnOnce(&mut SqliteReader) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         let files = match FileIdentities::of(&self.path) {
             Ok(files) => files,
@@ -362,6 +399,71 @@ impl Reader for SqliteReader {
             let mut select = reader.connection.prepare_cached(&statement)?;
             select.query_row([id], event_of).optional()
         })
+    }
+
+    fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        self.within_limit(|reader| outbox::newest(&mut reader.connection, limit))
+    }
+
+    fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {
+        self.within_limit(|reader| outbox::is_delivered(&mut reader.connection, event_id))
+    }
+}
+
+impl Statements for Connection {
+    type Error = rusqlite::Error;
+
+    const FOR_UPDATE: &'static str = "";
+
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        self.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
+    }
+
+    fn commit(&mut self) -> rusqlite::Result<()> {
+        self.prepare_cached("COMMIT")?.execute([]).map(drop)
+    }
+
+    fn execute(&mut self, statement: &str, values: &[Value]) -> rusqlite::Result<()> {
+        self.prepare_cached(statement)?.execute(rusqlite::params_from_iter(values)).map(drop)
+    }
+
+    fn query<const COLUMNS: usize>(
+        &mut self,
+        statement: &str,
+        values: &[Value],
+    ) -> rusqlite::Result<Vec<[Value; COLUMNS]>> {
+        let mut select = self.prepare_cached(statement)?;
+        let mut rows = select.query(rusqlite::params_from_iter(values))?;
+        let mut result = Vec::new();
+        while let Some(row) = rows.next()? {
+            let mut values = [const { Value::Null }; COLUMNS];
+            for (column, value) in values.iter_mut().enumerate() {
+                *value = row.get(column)?;
+            }
+            result.push(values);
+        }
+        Ok(result)
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        match self {
+            Value::Null => Null.to_sql(),
+            Value::Number(number) => number.to_sql(),
+            Value::Text(text) => text.to_sql(),
+        }
+    }
+}
+
+impl FromSql for Value {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Value> {
+        match value {
+            ValueRef::Null => Ok(Value::Null),
+            ValueRef::Integer(number) => Ok(Value::Number(number)),
+            ValueRef::Text(_) => value.as_str().map(Value::from),
+            ValueRef::Real(_) | ValueRef::Blob(_) => Err(FromSqlError::InvalidType),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const SUBCOMMANDS: [&str; 4] = ["consume", "propagate", "init_db", "tail"];
+const SUBCOMMANDS: [&str; 5] = ["consume", "propagate", "init_db", "tail", "alert_test"];
 /// Each uses none of those before it.
 const BELOW_SUBCOMMANDS: [&str; 6] = ["alert", "auth", "store", "client", "tls", "shutdown"];
 const SQL_CRATES: [&str; 3] = ["rusqlite", "postgres", "mysql"];

@@ -36,8 +36,11 @@ GRANT SELECT, UPDATE ON last_event TO eventctl;
 GRANT SELECT, INSERT ON idempotency_keys TO eventctl;
 GRANT SELECT, INSERT ON signing_key TO eventctl;
 GRANT SELECT, INSERT, UPDATE, DELETE ON refresh_tokens TO eventctl;
+GRANT SELECT, INSERT, UPDATE ON deliveries TO eventctl;
+GRANT SELECT, UPDATE ON outbox_lock TO eventctl;
 GRANT SELECT ON eventctl_schema TO viewer;
 GRANT SELECT ON events TO viewer;
+GRANT SELECT ON deliveries TO viewer;
 ";
 
 fn preparing_again_changes_nothing(store: &TestStore) {
@@ -64,7 +67,7 @@ fn preparing_at_once_prepares_once(store: &TestStore) {
 
 fn a_newer_schema_is_refused(store: &TestStore) {
     store.prepare();
-    let version = if store.kind == Kind::Sqlite { 2 } else { 1 };
+    let version = if store.kind == Kind::Sqlite { 3 } else { 2 };
     store.execute(match store.kind {
         Kind::Sqlite => "PRAGMA user_version = 99",
         #[cfg(any(feature = "postgres", feature = "mysql"))]

@@ -1,0 +1,159 @@
+//! The dispatcher: a task a channel, which sends what the outbox has for it, one message at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use super::{Alerts, Failure, Outlet};
+use crate::core::backoff::Backoff;
+use crate::core::timestamp::Timestamp;
+use crate::store::Store;
+use crate::store::backend::{Claim, Claimed, Message, Settlement};
+
+/// How long a message may take in all.
+const ATTEMPT_TIME: Duration = Duration::from_secs(20);
+
+/// After what time another process takes over what one has claimed: an attempt and a store that hesitates.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// How often to look for what other processes have stored, or left behind.
+const POLL_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long to wait for a store that does not answer.
+const STORE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Waits between attempts at a message.
+const RETRIES: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(3600) };
+
+/// The tasks that send, for their owner to stop.
+pub struct Dispatcher {
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Dispatcher {
+    /// Starts a task for each channel.
+    pub fn start(alerts: &Arc<Alerts>, store: &Store) -> Dispatcher {
+        let stop = watch::Sender::new(false);
+        let claimant = Uuid::now_v7().to_string();
+        let mut tasks = JoinSet::new();
+        for outlet in &alerts.outlets {
+            let courier = Courier {
+                alerts: Arc::clone(alerts),
+                outlet: Arc::clone(outlet),
+                store: store.clone(),
+                claimant: claimant.clone(),
+                stop: stop.subscribe(),
+                failing: false,
+            };
+            tasks.spawn(courier.run());
+        }
+        Dispatcher { tasks, stop }
+    }
+
+    /// Lets each task finish the message that it sends, and waits for their ends.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Who serves one channel.
+struct Courier {
+    alerts: Arc<Alerts>,
+    outlet: Arc<Outlet>,
+    store: Store,
+    claimant: String,
+    stop: watch::Receiver<bool>,
+    /// Whether the last message failed: it is said once, not with each retry.
+    failing: bool,
+}
+
+impl Courier {
+    async fn run(mut self) {
+        while !*self.stop.borrow() {
+            match self.claim().await {
+                Some(Claimed::Message(message)) => self.deliver(message).await,
+                Some(Claimed::Nothing { until }) => {
+                    let left = until.map(|until| until.since(Timestamp::now()));
+                    self.rest(left.unwrap_or(POLL_PAUSE).min(POLL_PAUSE)).await;
+                }
+                // The store's own thread has said why.
+                None => self.rest(STORE_PAUSE).await,
+            }
+        }
+    }
+
+    async fn claim(&self) -> Option<Claimed> {
+        let claim = Claim {
+            channel: Arc::clone(self.outlet.channel.name()),
+            claimant: self.claimant.clone(),
+            now: Timestamp::now(),
+            lease: LEASE,
+            rate: self.alerts.rate,
+        };
+        self.store.write(move |backend| backend.claim(&claim)).await.ok()
+    }
+
+    async fn deliver(&mut self, message: Message) {
+        let claimed = Instant::now();
+        let sending = timeout(ATTEMPT_TIME, self.outlet.send(&self.alerts, &message));
+        let sent = sending.await.unwrap_or_else(|_| {
+            Err(Failure::Transient { reason: "it took too long".to_owned(), retry_after: Duration::ZERO })
+        });
+        let settlement = self.settlement_of(&message, sent);
+        self.tell(&message, &settlement);
+        // What is not noted would be sent again.
+        while claimed.elapsed() < LEASE {
+            let (message, settlement) = (message.clone(), settlement.clone());
+            let now = Timestamp::now();
+            let settled = self.store.write(move |backend| backend.settle(&message, &settlement, now)).await;
+            if settled.is_ok() {
+                return;
+            }
+            sleep(STORE_PAUSE).await;
+        }
+    }
+
+    fn settlement_of(&self, message: &Message, sent: Result<(), Failure>) -> Settlement {
+        let (reason, retry_after) = match sent {
+            Ok(()) => return Settlement::Sent,
+            Err(Failure::Permanent { reason }) => return Settlement::Dead { reason },
+            Err(Failure::Transient { reason, retry_after }) => (reason, retry_after),
+        };
+        let wait = RETRIES.wait(message.attempts, &mut fastrand::Rng::new()).max(retry_after);
+        let at = Timestamp::now().after(wait);
+        if at > message.created_at.after(self.alerts.give_up_after) {
+            return Settlement::Dead { reason };
+        }
+        Settlement::Retry { at, reason }
+    }
+
+    fn tell(&mut self, message: &Message, settlement: &Settlement) {
+        let channel = &self.outlet.channel;
+        match settlement {
+            Settlement::Sent if self.failing => eprintln!("alerts reach {channel} again"),
+            Settlement::Retry { reason, .. } if !self.failing => {
+                eprintln!("alerts do not reach {channel}, and are tried again: {reason}");
+            }
+            Settlement::Dead { reason } => {
+                eprintln!("alert {} to {channel} is given up: {reason}", message.id);
+            }
+            Settlement::Sent | Settlement::Retry { .. } => {}
+        }
+        self.failing = matches!(settlement, Settlement::Retry { .. });
+    }
+
+    /// Waits until there may be something to send, or for as long.
+    async fn rest(&mut self, pause: Duration) {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.outlet.news.notified() => {}
+            _ = self.stop.changed() => {}
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Rules: which events are told to whom, as `--alert-on` says.
+
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use super::channel::{Channel, Channels};
+use crate::core::query::Glob;
+
+/// Events of these types are told to these channels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Which types.
+    pub event_type: Glob,
+    /// To whom; to all channels, where the rule names none.
+    pub channels: Option<Vec<Channel>>,
+    /// In which words; those of the event's type, where the rule names none.
+    pub template: Option<String>,
+}
+
+/// A rule of the config file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(rename = "type")]
+    event_type: String,
+    alert: Option<OneOrMore>,
+    template: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+/// Reads a pattern, or an object `{"type": "order_*", "alert": ["slack:https://…"], "template": "orders"}`, of
+/// which all members but `type` may be missing.
+impl FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Rule, String> {
+        if !text.starts_with('{') {
+            return Ok(Rule { event_type: text.parse()?, channels: None, template: None });
+        }
+        // What the library says could repeat a URL.
+        let written: Written = serde_json::from_str(text)
+            .map_err(|_| "expected a pattern, or a rule of `type`, `alert` and `template`".to_owned())?;
+        let urls = written.alert.map(|alert| match alert {
+            OneOrMore::One(url) => vec![url],
+            OneOrMore::More(urls) => urls,
+        });
+        let channels = urls.map(|urls| {
+            let channels: Result<Vec<Channels>, String> = urls.iter().map(|url| url.parse()).collect();
+            channels.map(|channels| channels.into_iter().flat_map(|channels| channels.0).collect())
+        });
+        Ok(Rule {
+            event_type: written.event_type.parse()?,
+            channels: channels.transpose()?,
+            template: written.template,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_a_pattern_or_an_object() {
+        let rule: Rule = "order_*".parse().unwrap();
+        assert!(rule.event_type.matches("order_1") && rule.channels.is_none() && rule.template.is_none());
+        let rule: Rule =
+            r#"{"type": "a", "alert": "mailto:a@b.example,c@b.example", "template": "t"}"#.parse().unwrap();
+        assert_eq!(rule.channels.unwrap().len(), 2);
+        assert_eq!(rule.template.as_deref(), Some("t"));
+        for wrong in ["[", r#"{"alert": "mailto:a@b.example"}"#, r#"{"type": "a", "url": "s3cret"}"#, "{"] {
+            let error = wrong.parse::<Rule>().unwrap_err();
+            assert!(error.contains("expected") && !error.contains("s3cret"), "{error}");
+        }
+    }
+}

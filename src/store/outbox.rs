@@ -1,0 +1,270 @@
+//! The outbox: what is to be told to which channel, kept beside the events and written with them.
+//!
+//! A delivery is due at `due_at`: a pending one is to be tried then, one that is being sent was lost by its
+//! process by then, and a settled one has none. Claims are made under the lock of one row, so that of several
+//! processes only one sends a message, and all of them together keep to a channel's rate.
+
+use super::backend::{Claim, Claimed, Delivery, DeliveryState, Message, NewDelivery, Settlement};
+use super::statements::{Statements, Value};
+use crate::core::event::StoredEvent;
+use crate::core::timestamp::Timestamp;
+
+/// How many deliveries a digest has at most, and how many bytes their events.
+const DIGEST_LIMIT: i64 = 1000;
+const DIGEST_LIMIT_BYTES: i64 = 1 << 20;
+
+/// Over what time messages are counted.
+const RATE_WINDOW_MICROSECONDS: i64 = 60_000_000;
+
+/// Keeps a delivery of an event that is about to be stored, within the same transaction.
+///
+/// # Errors
+/// The database's.
+pub fn insert<S: Statements>(
+    statements: &mut S,
+    event_id: i64,
+    delivery: &NewDelivery,
+    now: Timestamp,
+) -> Result<(), S::Error> {
+    let original = original_of(statements, delivery, now)?;
+    let now = now.as_microseconds();
+    let state = if original.is_some() { DeliveryState::Repeated } else { DeliveryState::Pending };
+    let (due_at, settled_at) = if original.is_some() { (None, Some(now)) } else { (Some(now), None) };
+    statements.execute(
+        "INSERT INTO deliveries (event_id, channel, digest, state, created_at, due_at, settled_at, repeats) \
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        &[
+            event_id.into(),
+            (&*delivery.channel).into(),
+            delivery.digest.as_str().into(),
+            state.as_str().into(),
+            now.into(),
+            due_at.into(),
+            settled_at.into(),
+            original.into(),
+        ],
+    )
+}
+
+/// The event whose delivery a new one would only repeat.
+fn original_of<S: Statements>(
+    statements: &mut S,
+    delivery: &NewDelivery,
+    now: Timestamp,
+) -> Result<Option<i64>, S::Error> {
+    if delivery.repeat_after.is_zero() {
+        return Ok(None);
+    }
+    let select = "SELECT max(event_id) FROM deliveries WHERE channel = ? AND digest = ? AND created_at > ? \
+        AND state IN ('pending', 'sending', 'sent')";
+    let since = now.before(delivery.repeat_after).as_microseconds();
+    let values = [(&*delivery.channel).into(), delivery.digest.as_str().into(), since.into()];
+    let rows = statements.query::<1>(select, &values)?;
+    Ok(rows.first().and_then(|[original]| original.number_or_null()))
+}
+
+/// Claims the next message of a channel.
+///
+/// # Errors
+/// The database's.
+pub fn claim<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Claimed, S::Error> {
+    let channel: Value = (&*claim.channel).into();
+    let now = claim.now.as_microseconds();
+    statements.begin()?;
+    // Most often nothing is due: no lock is needed to see that.
+    let select = "SELECT min(due_at) FROM deliveries WHERE channel = ?";
+    let earliest = statements.query::<1>(select, std::slice::from_ref(&channel))?;
+    let earliest = earliest.first().and_then(|[due_at]| due_at.number_or_null());
+    // What is read behind the lock must not be what was seen before it.
+    statements.commit()?;
+    if earliest.is_none_or(|due_at| due_at > now) {
+        return Ok(Claimed::Nothing { until: earliest.map(Timestamp::from_microseconds) });
+    }
+    statements.begin()?;
+    let lock = format!("SELECT id FROM outbox_lock{}", S::FOR_UPDATE);
+    statements.query::<1>(&lock, &[])?;
+    let claimed = match opening(statements, claim)? {
+        Some(until) => {
+            let hold = "UPDATE deliveries SET held = 1 WHERE channel = ? AND due_at <= ? AND held = 0";
+            statements.execute(hold, &[channel, now.into()])?;
+            Claimed::Nothing { until: Some(until) }
+        }
+        None => claim_message(statements, claim)?,
+    };
+    statements.commit()?;
+    Ok(claimed)
+}
+
+/// When the channel may have its next message, if it has had as many as it may.
+fn opening<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Option<Timestamp>, S::Error> {
+    let select = "SELECT message_id, max(attempted_at) FROM deliveries WHERE channel = ? AND attempted_at > ? \
+        GROUP BY message_id ORDER BY 2";
+    let window = claim.now.as_microseconds() - RATE_WINDOW_MICROSECONDS;
+    let messages = statements.query::<2>(select, &[(&*claim.channel).into(), window.into()])?;
+    let beyond = messages.len().checked_sub(claim.rate);
+    let leaves_last = beyond.and_then(|beyond| messages.get(beyond));
+    Ok(leaves_last
+        .map(|[_, at]| Timestamp::from_microseconds(at.number().saturating_add(RATE_WINDOW_MICROSECONDS))))
+}
+
+fn claim_message<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Claimed, S::Error> {
+    let held = due(statements, claim, true)?;
+    let chosen = if held.is_empty() { due(statements, claim, false)? } else { held };
+    let Some(&message_id) = chosen.first() else { return Ok(Claimed::Nothing { until: None }) };
+    let update = format!(
+        "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, attempted_at = ?, due_at = ?, \
+            claimed_by = ?, message_id = ? WHERE channel = ? AND event_id IN ({})",
+        list(&chosen)
+    );
+    let lease = claim.now.after(claim.lease).as_microseconds();
+    let now = claim.now.as_microseconds();
+    let values = [
+        now.into(),
+        lease.into(),
+        claim.claimant.as_str().into(),
+        message_id.into(),
+        (&*claim.channel).into(),
+    ];
+    statements.execute(&update, &values)?;
+    let select = format!(
+        "SELECT deliveries.attempts, deliveries.created_at, events.id, events.received_at, events.event_type, \
+            events.event_payload FROM deliveries LEFT JOIN events ON events.id = deliveries.event_id \
+            WHERE deliveries.channel = ? AND deliveries.event_id IN ({}) ORDER BY deliveries.event_id",
+        list(&chosen)
+    );
+    let rows = statements.query::<6>(&select, &[(&*claim.channel).into()])?;
+    let mut message = Message {
+        id: message_id,
+        channel: claim.channel.clone(),
+        claimant: claim.claimant.clone(),
+        event_ids: chosen,
+        events: Vec::with_capacity(rows.len()),
+        attempts: 0,
+        created_at: claim.now,
+    };
+    for [attempts, created_at, id, received_at, event_type, event_payload] in rows {
+        message.attempts = message.attempts.max(u32::try_from(attempts.number()).unwrap_or(u32::MAX));
+        message.created_at = message.created_at.min(Timestamp::from_microseconds(created_at.number()));
+        // An event that is gone has left its delivery behind.
+        let Some(id) = id.number_or_null() else { continue };
+        message.events.push(StoredEvent {
+            id,
+            received_at: Timestamp::from_microseconds(received_at.number()),
+            event_type: event_type.into_text(),
+            event_payload: event_payload.into_text(),
+        });
+    }
+    Ok(Claimed::Message(message))
+}
+
+/// The events of the next message: one, or those that are held back for a digest.
+fn due<S: Statements>(statements: &mut S, claim: &Claim, held: bool) -> Result<Vec<i64>, S::Error> {
+    let select = format!(
+        "SELECT deliveries.event_id, length(events.event_payload) FROM deliveries \
+            LEFT JOIN events ON events.id = deliveries.event_id \
+            WHERE deliveries.channel = ? AND deliveries.due_at <= ? AND deliveries.held = ? \
+            ORDER BY deliveries.event_id LIMIT {}",
+        if held { DIGEST_LIMIT } else { 1 }
+    );
+    let now = claim.now.as_microseconds();
+    let rows =
+        statements.query::<2>(&select, &[(&*claim.channel).into(), now.into(), i64::from(held).into()])?;
+    let mut bytes = 0;
+    let fits = |[_, length]: &&[Value; 2]| {
+        bytes += length.number();
+        bytes <= DIGEST_LIMIT_BYTES
+    };
+    let fit = rows.iter().take_while(fits).count().max(1);
+    Ok(rows.iter().take(fit).map(|[id, _]| id.number()).collect())
+}
+
+/// Numbers as SQL has them in parentheses.
+fn list(ids: &[i64]) -> String {
+    ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Notes what became of a message, unless another process has taken it over.
+///
+/// # Errors
+/// The database's.
+pub fn settle<S: Statements>(
+    statements: &mut S,
+    message: &Message,
+    settlement: &Settlement,
+    now: Timestamp,
+) -> Result<(), S::Error> {
+    let (state, due_at, error) = match settlement {
+        Settlement::Sent => (DeliveryState::Sent, None, None),
+        Settlement::Dead { reason } => (DeliveryState::Dead, None, Some(reason)),
+        Settlement::Retry { at, reason } => {
+            (DeliveryState::Pending, Some(at.as_microseconds()), Some(reason))
+        }
+    };
+    let settled_at = due_at.is_none().then_some(now.as_microseconds());
+    let update = format!(
+        "UPDATE deliveries SET state = ?, due_at = ?, settled_at = ?, last_error = ? \
+            WHERE channel = ? AND state = 'sending' AND claimed_by = ? AND message_id = ? AND event_id IN ({})",
+        list(&message.event_ids)
+    );
+    statements.begin()?;
+    statements.execute(
+        &update,
+        &[
+            state.as_str().into(),
+            due_at.into(),
+            settled_at.into(),
+            error.map(String::as_str).into(),
+            (&*message.channel).into(),
+            message.claimant.as_str().into(),
+            message.id.into(),
+        ],
+    )?;
+    statements.commit()
+}
+
+/// The deliveries of the newest events, in the order of their ids.
+///
+/// # Errors
+/// The database's.
+pub fn newest<S: Statements>(statements: &mut S, limit: usize) -> Result<Vec<Delivery>, S::Error> {
+    let select = format!(
+        "SELECT deliveries.event_id, deliveries.channel, events.event_type, deliveries.state, \
+            deliveries.attempts, deliveries.created_at, deliveries.due_at, deliveries.settled_at, \
+            deliveries.repeats, deliveries.last_error FROM deliveries \
+            LEFT JOIN events ON events.id = deliveries.event_id \
+            ORDER BY deliveries.event_id DESC, deliveries.channel DESC LIMIT {limit}"
+    );
+    let instant = |value: &Value| value.number_or_null().map(Timestamp::from_microseconds);
+    let delivery = |row: [Value; 10]| {
+        let [event_id, channel, event_type, state, attempts, created_at, due_at, settled_at, repeats, error] =
+            row;
+        Delivery {
+            event_id: event_id.number(),
+            channel: channel.into_text(),
+            event_type: event_type.into_text_or_null(),
+            state: DeliveryState::of(&state.into_text()),
+            attempts: attempts.number(),
+            created_at: Timestamp::from_microseconds(created_at.number()),
+            due_at: instant(&due_at),
+            settled_at: instant(&settled_at),
+            repeats: repeats.number_or_null(),
+            last_error: error.into_text_or_null(),
+        }
+    };
+    let mut deliveries: Vec<Delivery> =
+        statements.query::<10>(&select, &[])?.into_iter().map(delivery).collect();
+    deliveries.reverse();
+    Ok(deliveries)
+}
+
+/// Whether all channels have been told of an event, or of the one that it repeats.
+///
+/// # Errors
+/// The database's.
+pub fn is_delivered<S: Statements>(statements: &mut S, event_id: i64) -> Result<bool, S::Error> {
+    let select = "SELECT count(*) FROM deliveries LEFT JOIN deliveries original \
+        ON original.event_id = deliveries.repeats AND original.channel = deliveries.channel \
+        WHERE deliveries.event_id = ? AND coalesce(original.state, deliveries.state) <> 'sent'";
+    let rows = statements.query::<1>(select, &[event_id.into()])?;
+    Ok(rows.first().is_some_and(|[undelivered]| undelivered.number() == 0))
+}
