@@ -4,6 +4,7 @@
 
 mod util;
 
+mod alerts;
 mod consume;
 mod durability;
 mod init_db;

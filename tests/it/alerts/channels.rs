@@ -1,0 +1,1 @@
+//! What reaches Slack, Discord and webhooks, and what does not.

@@ -1,0 +1,1 @@
+//! What reaches a real mail server, and what it does to us.
