@@ -150,8 +150,8 @@ pub struct AlertOptions {
     #[arg(long, value_name = "URL", value_delimiter = ' ')]
     pub alert: Vec<Channels>,
 
-    /// Alert of events whose type matches, repeatable; in the config file also
-    /// an object of `type`, `alert` and `template`
+    /// Alert of events whose type matches, repeatable, besides health alerts; in
+    /// the config file also an object of `type`, `alert` and `template`
     #[arg(long, value_name = "GLOB", default_value = HEALTH_ALERT)]
     pub alert_on: Vec<Rule>,
 

@@ -1,5 +1,6 @@
 //! What `consume` takes: one event a request, and many.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -9,7 +10,7 @@ use anyhow::Context;
 use rusqlite::{Connection, params};
 use tempfile::tempdir;
 
-use crate::load::{Load, Server, latency, throughput};
+use crate::load::{Load, Server, eventctl, latency, throughput};
 use crate::table::{Aim, Table};
 
 /// How long one side of a pair runs.
@@ -88,6 +89,33 @@ pub fn measure_batches(table: &mut Table) -> anyhow::Result<()> {
         || Ok(throughput(server.address, 4, &load, TIME)? * BATCH as f64),
         || raw_inserts(&raw, TIME),
     )
+}
+
+/// With channels and rules that match nothing, and without.
+pub fn measure_alerts(table: &mut Table) -> anyhow::Result<()> {
+    let directory = tempdir()?;
+    let arguments = "--alert slack:https://hooks.example/1 --alert https://hooks.example/2 \
+        --alert-on health_alert --alert-on order_* --alert-on *_failed --alert-on audit.[a-m]*";
+    let arguments: Vec<&OsStr> = arguments.split_whitespace().map(OsStr::new).collect();
+    let alerting = Server::consume_with(&eventctl()?, &directory.path().join("alerting.db"), &arguments)?;
+    let silent = Server::consume(&directory.path().join("silent.db"))?;
+    for (name, connections, load) in [
+        ("one event a request, 64 connections, alerts on that nothing matches / off", 64, Load::event()),
+        (
+            "batches of 1,000 events, 4 connections, alerts on that nothing matches / off",
+            4,
+            Load::batch(BATCH),
+        ),
+    ] {
+        table.compare(
+            name,
+            "requests/s",
+            Aim::AtLeast(0.9),
+            || throughput(alerting.address, connections, &load, TIME),
+            || throughput(silent.address, connections, &load, TIME),
+        )?;
+    }
+    Ok(())
 }
 
 fn raw_inserts(path: &Path, time: Duration) -> anyhow::Result<f64> {

@@ -34,10 +34,11 @@ fn main() -> anyhow::Result<()> {
     if arguments == [bare::ROLE] {
         return bare::serve();
     }
-    let rows: [(&str, Measure); 12] = [
+    let rows: [(&str, Measure); 13] = [
         ("ingest", ingest::measure_throughput),
         ("latency", ingest::measure_latency),
         ("batches", ingest::measure_batches),
+        ("alerts", ingest::measure_alerts),
         ("jitter", sending::measure_jitter),
         ("sending", sending::measure_throughput),
         ("reading", reading::measure),

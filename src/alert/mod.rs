@@ -28,7 +28,7 @@ use self::render::Templates;
 pub use self::rule::Rule;
 use self::webhook::Poster;
 use crate::client::Reach;
-use crate::core::event::{Event, StoredEvent};
+use crate::core::event::{Event, HEALTH_ALERT, StoredEvent};
 use crate::core::hint::hinted;
 use crate::core::secret::Secret;
 use crate::core::timestamp::Timestamp;
@@ -128,12 +128,16 @@ impl Alerts {
             ));
         }
         let all = settings.channels;
-        let rules = settings.rules.into_iter().map(|rule| {
-            let channels = rule.channels.clone().unwrap_or_else(|| all.clone());
-            Rule { channels: Some(channels), ..rule }
-        });
+        let mut rules = settings.rules;
+        // Whoever reports an alert by that name expects it to be told, whatever else is.
+        if !rules.iter().any(|rule| rule.event_type.matches(HEALTH_ALERT)) {
+            rules.extend(HEALTH_ALERT.parse::<Rule>());
+        }
+        for rule in &mut rules {
+            rule.channels.get_or_insert_with(|| all.clone());
+        }
         Ok(Alerts {
-            rules: rules.collect(),
+            rules,
             outlets: channels
                 .into_iter()
                 .map(|channel| Arc::new(Outlet { channel, news: Notify::new() }))

@@ -68,7 +68,13 @@ impl Poster {
     ) -> Result<(), Failure> {
         let render = |part| templates.render(&message.events, template, part);
         let (url, body, signed) = match target {
-            Target::Slack(url) => (url, json!({"text": render(Part::Slack)}).to_string(), false),
+            Target::Slack(url) => {
+                // No preview of what a link leads to.
+                let unfurl = false;
+                let body =
+                    json!({"text": render(Part::Slack), "unfurl_links": unfurl, "unfurl_media": unfurl});
+                (url, body.to_string(), false)
+            }
             Target::Discord(url) => {
                 let body = json!({
                     "content": render(Part::Discord),
