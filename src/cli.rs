@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 
@@ -56,6 +57,10 @@ pub enum Command {
     Tail(TailOptions),
     /// Send a sample alert to each channel, and say whether it was taken
     AlertTest(AlertTestOptions),
+    /// Print a script that completes commands in a shell
+    Completions(CompletionsOptions),
+    /// Print a manual page, for man -l -
+    Man(ManOptions),
 }
 
 /// The settings of `consume`.
@@ -573,6 +578,21 @@ pub struct TailOptions {
     /// When to colour text; NO_COLOR in the environment turns `auto` off
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
+}
+
+/// The settings of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsOptions {
+    /// Which shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// The settings of `man`.
+#[derive(Debug, Args)]
+pub struct ManOptions {
+    /// A subcommand [default: eventctl itself]
+    pub subcommand: Option<String>,
 }
 
 /// Which event comes next.

@@ -37,7 +37,7 @@ pub enum Settings {
 /// # Errors
 /// A value that is wrong: which, of what setting, where it came from and what would be right.
 pub fn read(arguments: &[OsString]) -> anyhow::Result<Settings> {
-    let command = with_environment(Cli::command());
+    let command = command();
     let dotenv = read_dotenv(Path::new(".env"))?;
     let mut layers = Layers::default();
     let lenient = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok();
@@ -56,6 +56,11 @@ pub fn read(arguments: &[OsString]) -> anyhow::Result<Settings> {
         Err(error) if !error.use_stderr() => Ok(Settings::Print(error)),
         Err(error) => Err(explain(&error, arguments, &layers)),
     }
+}
+
+/// The command line with all its settings and their environment variables.
+pub fn command() -> Command {
+    with_environment(Cli::command())
 }
 
 /// Gives every setting without an environment variable of its own `EVENTCTL_` and its name.
@@ -427,7 +432,7 @@ fn explain(error: &clap::Error, arguments: &[OsString], layers: &Layers) -> anyh
 
 /// Where the value of a flag came from, if not from the command line.
 fn source_of(flag: &str, subcommand: Option<&str>, arguments: &[OsString], layers: &Layers) -> String {
-    let command = with_environment(Cli::command());
+    let command = command();
     let subcommand = subcommand.and_then(|name| command.find_subcommand(name)).unwrap_or(&command);
     let long = flag.trim_start_matches('-');
     let Some(arg) = subcommand.get_arguments().find(|arg| arg.get_long() == Some(long)) else {

@@ -9,7 +9,7 @@
 //!
 //! Dependencies point down this list, never up: `main`, the subcommands, `alert`, `auth`, `store`, `client`, `tls`,
 //! `core`. The subcommands do not know each other. SQL stands in `store` alone, the command line's library
-//! in `main`, `cli` and `config` alone.
+//! in `main`, `cli`, `config` and `manual` alone.
 
 pub mod alert;
 pub mod alert_test;
@@ -20,6 +20,7 @@ pub mod config;
 pub mod consume;
 pub mod core;
 pub mod init_db;
+pub mod manual;
 pub mod propagate;
 pub mod shutdown;
 pub mod store;

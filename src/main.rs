@@ -9,7 +9,7 @@ use eventctl::cli::Command;
 use eventctl::config::{self, Settings};
 use eventctl::core::hint::Hinted;
 use eventctl::propagate::Completion;
-use eventctl::{alert_test, consume, init_db, propagate, tail};
+use eventctl::{alert_test, consume, init_db, manual, propagate, tail};
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -37,6 +37,8 @@ fn run(command: Command) -> anyhow::Result<Completion> {
         Command::InitDb(options) => init_db::run(&options)?,
         Command::Tail(options) => tail::run(&options)?,
         Command::AlertTest(options) => alert_test::run(options)?,
+        Command::Completions(options) => manual::print_completions(&options)?,
+        Command::Man(options) => manual::print_page(&options)?,
     }
     Ok(Completion::Complete)
 }

@@ -9,6 +9,7 @@ mod consume;
 mod durability;
 mod init_db;
 mod layout;
+mod manual;
 mod propagate;
 mod readme;
 #[cfg(all(feature = "postgres", feature = "mysql"))]
