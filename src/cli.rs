@@ -134,6 +134,11 @@ pub struct ConsumeOptions {
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
+    /// Serve metrics at this address instead of at /metrics of the port, and
+    /// without a token: 127.0.0.1:9100
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
+
     /// Who may read and write.
     #[command(flatten, next_help_heading = "Access")]
     pub access: AccessOptions,
@@ -444,6 +449,10 @@ pub struct PropagateOptions {
     /// Time to finish what is on its way after SIGTERM or SIGINT
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
+
+    /// Serve metrics at /metrics of this address, such as 127.0.0.1:9100
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
 
     /// How to print responses and summary
     #[arg(short, long, value_enum, default_value_t = ReportFormat::Text)]

@@ -19,6 +19,7 @@ pub mod client;
 pub mod config;
 pub mod consume;
 pub mod core;
+pub mod exposition;
 pub mod init_db;
 pub mod manual;
 pub mod propagate;

@@ -73,6 +73,16 @@ impl Channel {
     }
 }
 
+/// The kind of the channel of a name.
+pub fn kind_of(name: &str) -> &'static str {
+    match name.split(':').next() {
+        Some("mailto") => "mail",
+        Some("slack") => "slack",
+        Some("discord") => "discord",
+        _ => "webhook",
+    }
+}
+
 impl fmt::Display for Channel {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.name)

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+use super::channel::kind_of;
 use super::{Alerts, Failure, Outlet};
 use crate::core::backoff::Backoff;
 use crate::core::timestamp::Timestamp;
@@ -28,6 +32,20 @@ const STORE_PAUSE: Duration = Duration::from_millis(250);
 
 /// Waits between attempts at a message.
 const RETRIES: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(3600) };
+
+/// What couriers count. A clone shares the figures.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryMetrics {
+    /// Attempts, by kind of channel and outcome.
+    pub attempts: Family<AttemptLabels, Counter>,
+}
+
+/// What an attempt is counted by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    channel: &'static str,
+    outcome: &'static str,
+}
 
 /// The tasks that send, for their owner to stop.
 pub struct Dispatcher {
@@ -107,6 +125,13 @@ impl Courier {
         });
         let settlement = self.settlement_of(&message, sent);
         self.tell(&message, &settlement);
+        let outcome = match settlement {
+            Settlement::Sent => "sent",
+            Settlement::Retry { .. } => "retry",
+            Settlement::Dead { .. } => "dead",
+        };
+        let labels = AttemptLabels { channel: kind_of(&message.channel), outcome };
+        self.alerts.metrics.attempts.get_or_create(&labels).inc_by(message.event_ids.len() as u64);
         // What is not noted would be sent again.
         while claimed.elapsed() < LEASE {
             let (message, settlement) = (message.clone(), settlement.clone());

@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use self::channel::Target;
-pub use self::channel::{Channel, Channels};
-pub use self::dispatch::Dispatcher;
+pub use self::channel::{Channel, Channels, kind_of};
+pub use self::dispatch::{DeliveryMetrics, Dispatcher};
 use self::mail::Mailer;
 pub use self::mail::{MailEncryption, MailSettings};
 use self::render::Templates;
@@ -87,6 +87,7 @@ pub struct Alerts {
     repeat_after: Duration,
     rate: usize,
     give_up_after: Duration,
+    metrics: DeliveryMetrics,
 }
 
 /// A channel with the bell that its courier listens to.
@@ -148,12 +149,18 @@ impl Alerts {
             repeat_after: settings.repeat_after,
             rate: settings.rate,
             give_up_after: settings.give_up_after,
+            metrics: DeliveryMetrics::default(),
         })
     }
 
     /// The names of all channels.
     pub fn channels(&self) -> impl Iterator<Item = &Channel> {
         self.outlets.iter().map(|outlet| &outlet.channel)
+    }
+
+    /// What couriers count.
+    pub fn metrics(&self) -> &DeliveryMetrics {
+        &self.metrics
     }
 
     /// Who is to be told of which of these events.

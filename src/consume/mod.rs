@@ -7,6 +7,7 @@ mod health_alert;
 mod http1;
 mod http2;
 mod listing;
+mod metrics;
 mod problem;
 mod routes;
 mod tls;
@@ -29,12 +30,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use self::admission::{Admission, Place};
 use self::connection::{Connection, ConnectionLimits};
+use self::metrics::Metrics;
 use self::routes::Routes;
 use self::tls::Tls;
 use crate::alert::{Alerts, Dispatcher};
 use crate::auth::Access;
 use crate::cli::ConsumeOptions;
 use crate::core::hint::{Hint, hinted};
+use crate::exposition;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreLimits, StoreOptions};
 
@@ -93,7 +96,13 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
         );
     }
     let dispatcher = Dispatcher::start(&alerts, &store);
-    let mut server = Server::new(&options, listener, store, access, tls.clone(), alerts);
+    let metrics = Arc::new(Metrics::new(&store, alerts.metrics()));
+    let scraped = match &options.metrics {
+        Some(address) => Some(exposition::listen(address).await?),
+        None => None,
+    };
+    let mut scraping = pin!(serve_metrics(scraped, Arc::clone(&metrics), store.clone()));
+    let mut server = Server::new(&options, listener, store, access, tls.clone(), alerts, metrics);
     eprintln!("listening on {scheme}://{address}");
     {
         let mut accepting = pin!(server.accept());
@@ -102,6 +111,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
                 () = accepting.as_mut() => unreachable!("accepting never ends by itself"),
                 () = shutdown.requested() => break,
                 () = hung_up(&mut hangup) => reload(tls.as_deref()),
+                () = scraping.as_mut() => unreachable!("metrics are served for ever"),
                 () = writer.died() => anyhow::bail!("the store's writer thread has stopped"),
             }
         }
@@ -119,6 +129,16 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
         .await
         .context("the store was not closed in time")
         .hint("give --drain-timeout more time; what was acknowledged is on disk")
+}
+
+/// Serves metrics at their own address, where they have one.
+async fn serve_metrics(listener: Option<TcpListener>, metrics: Arc<Metrics>, store: Store) {
+    let Some(listener) = listener else { return std::future::pending().await };
+    let expose = move || {
+        let (metrics, store) = (Arc::clone(&metrics), store.clone());
+        async move { metrics.text(&store).await }
+    };
+    exposition::serve(listener, expose).await;
 }
 
 /// Waits for SIGHUP where it is listened for.
@@ -207,11 +227,14 @@ impl Server {
         access: Option<Access>,
         tls: Option<Arc<Tls>>,
         alerts: Arc<Alerts>,
+        metrics: Arc<Metrics>,
     ) -> Server {
         let routes = Routes {
             store,
             access,
             alerts,
+            metrics,
+            exposes_metrics: options.metrics.is_none(),
             body_limit_bytes: options.body_limit.0,
             body_timeout: options.body_timeout,
             store_timeout: options.store_timeout,
@@ -264,9 +287,12 @@ impl Server {
             drain: self.drain.subscribe(),
         };
         let tls = self.tls.as_ref().map(|tls| tls.acceptor());
+        let open = self.routes.metrics.connections.clone();
+        open.inc();
         self.connections.spawn(async move {
             connection.serve(stream, tls).await;
             drop(place);
+            open.dec();
         });
     }
 

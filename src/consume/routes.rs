@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{
@@ -14,12 +14,14 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::metrics::{EventOutcome, Metrics, Target};
 use super::problem::Problem;
 use super::{health_alert, listing, token, upload};
 use crate::alert::Alerts;
 use crate::auth::{Access, Issuer};
 use crate::core::event::Event;
 use crate::core::timestamp::Timestamp;
+use crate::exposition;
 use crate::store::backend::{Append, Outcome};
 use crate::store::{AppendError, Reservation, Store};
 
@@ -34,6 +36,10 @@ pub struct Routes {
     pub access: Option<Access>,
     /// Who is told of what.
     pub alerts: Arc<Alerts>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the metrics are told here, and not at an address of their own.
+    pub exposes_metrics: bool,
     /// The largest body, in bytes.
     pub body_limit_bytes: usize,
     /// How long a client may take to send a body.
@@ -45,7 +51,9 @@ pub struct Routes {
 impl Routes {
     /// Answers a request of a client; `draining` says whether the service is about to stop.
     pub async fn answer(&self, request: Request<Incoming>, client: IpAddr, draining: bool) -> Answer {
+        let begun = Instant::now();
         let (head, body) = request.into_parts();
+        let target = Target::of(&head.method, head.uri.path());
         let mut unread = Some(body);
         let answer = self.route(head, &mut unread, client, draining).await;
         let mut answer = answer.unwrap_or_else(Problem::into_response);
@@ -53,6 +61,7 @@ impl Routes {
             // What is left of the body must not be taken for the next request.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        self.metrics.answered(target, answer.status(), begun.elapsed());
         answer
     }
 
@@ -87,6 +96,8 @@ impl Routes {
             "/event" if head.method == Method::POST => self.store_events(head, unread).await,
             "/event" if reads => self.in_time(listing::list_events(&self.store, &head)).await,
             "/event" => Err(Problem::method_not_allowed("GET, HEAD, POST")),
+            "/metrics" if self.exposes_metrics && reads => Ok(self.expose().await),
+            "/metrics" if self.exposes_metrics => Err(Problem::method_not_allowed("GET, HEAD")),
             "/api/v1/health-alert" if head.method == Method::POST => {
                 self.take_health_alert(head, unread).await
             }
@@ -168,22 +179,33 @@ impl Routes {
 
     /// Stores events, and rings for whoever is to be told of them; the id of the first.
     async fn append(&self, append: Append, reservation: Reservation) -> Result<i64, Problem> {
-        let is_alert = !append.deliveries.is_empty();
-        let appending = self.store.append(append, reservation);
-        let outcome = timeout(self.store_timeout, appending).await.map_err(|_| {
-            let detail = "the store did not answer in time: repeat the request with the same Idempotency-Key";
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, detail)
-        })??;
+        let (count, is_alert) = (append.events.len(), !append.deliveries.is_empty());
+        let appended = timeout(self.store_timeout, self.store.append(append, reservation)).await;
         if is_alert {
             self.alerts.ring();
         }
-        match outcome {
-            Outcome::Stored { first_id } => Ok(first_id),
-            Outcome::KeyReused => {
+        let (counted, answer) = match appended {
+            Ok(Ok(Outcome::Stored { first_id, repeated: false })) => (EventOutcome::Stored, Ok(first_id)),
+            Ok(Ok(Outcome::Stored { first_id, repeated: true })) => (EventOutcome::Repeated, Ok(first_id)),
+            Ok(Ok(Outcome::KeyReused)) => {
                 let detail = "the Idempotency-Key was used with another body: not stored";
-                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+                (EventOutcome::KeyReused, Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)))
             }
-        }
+            Ok(Err(error)) => (EventOutcome::Failed, Err(error.into())),
+            Err(_) => {
+                let detail =
+                    "the store did not answer in time: repeat the request with the same Idempotency-Key";
+                (EventOutcome::Failed, Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, detail)))
+            }
+        };
+        self.metrics.settled(counted, count);
+        answer
+    }
+
+    async fn expose(&self) -> Answer {
+        let mut response = uncached(Response::new(self.metrics.text(&self.store).await.into()));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT));
+        response
     }
 
     async fn ready(&self, draining: bool) -> Result<Answer, Problem> {

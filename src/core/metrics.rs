@@ -16,6 +16,12 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 /// The longest duration that a distribution tells from longer ones: a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// Upper bounds of the buckets of durations for who scrapes, in seconds.
+pub const DURATION_BUCKETS: [f64; 17] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+
 /// A distribution of durations, to three significant digits.
 pub struct Distribution {
     /// In nanoseconds.

@@ -2,6 +2,7 @@
 
 mod clock;
 mod login;
+mod metrics;
 mod report;
 mod sender;
 mod source;
@@ -18,6 +19,7 @@ use tokio::time::sleep;
 
 use self::clock::Clock;
 use self::login::Authorization;
+use self::metrics::Metrics;
 use self::report::{Report, Reporter};
 use self::sender::Sender;
 use self::source::{Next, Outgoing, Source};
@@ -25,6 +27,7 @@ use crate::auth::client::FetchError;
 use crate::cli::PropagateOptions;
 use crate::core::hint::hinted;
 use crate::core::schedule::Schedule;
+use crate::exposition;
 use crate::shutdown::Shutdown;
 
 /// How long the last reports may take to be printed once everything is given up.
@@ -64,7 +67,15 @@ async fn propagate(mut options: PropagateOptions) -> anyhow::Result<Completion> 
     let http = login::http_client(&options)?;
     let authorization = Authorization::new(&mut options, &http)?;
     let options = &options;
-    let (reports, reporter) = Reporter::start(options)?;
+    let (metrics, registry) = Metrics::new();
+    // Ends with this function, too.
+    let mut scraping = JoinSet::new();
+    if let Some(address) = &options.metrics {
+        let (listener, registry) = (exposition::listen(address).await?, Arc::new(registry));
+        let expose = move || std::future::ready(exposition::text_of(&registry));
+        scraping.spawn(exposition::serve(listener, expose));
+    }
+    let (reports, reporter) = Reporter::start(options, metrics.clone())?;
     let (tell_hurry, hurry) = watch::channel(false);
     let sender = Sender::new(options, http, authorization.clone(), reports.clone(), hurry);
     if let Some(health) = &options.health {
@@ -83,7 +94,7 @@ async fn propagate(mut options: PropagateOptions) -> anyhow::Result<Completion> 
     // Ends with this function, when nothing is sent any more.
     let mut renewal = JoinSet::new();
     renewal.spawn(async move { authorization.keep_fresh().await });
-    let mut run = Run::new(options, source, sender, reports.clone())?;
+    let mut run = Run::new(options, source, sender, reports.clone(), metrics)?;
     let end = options.duration.map(|duration| run.started + duration);
     let ending = tokio::select! {
         () = run.send_events() => Ending::Sent,
@@ -171,6 +182,7 @@ struct Run {
     clock: Clock,
     slots: Arc<Semaphore>,
     missed_ticks: u64,
+    metrics: Metrics,
     sender: Arc<Sender>,
     deliveries: JoinSet<()>,
     reports: mpsc::Sender<Report>,
@@ -182,6 +194,7 @@ impl Run {
         source: Source,
         sender: Sender,
         reports: mpsc::Sender<Report>,
+        metrics: Metrics,
     ) -> anyhow::Result<Run> {
         let clock = Clock::start()?;
         let started = Instant::now();
@@ -195,6 +208,7 @@ impl Run {
             clock,
             slots: Arc::new(Semaphore::new(options.max_in_flight)),
             missed_ticks: 0,
+            metrics,
             sender: Arc::new(sender),
             deliveries: JoinSet::new(),
             reports,
@@ -216,7 +230,8 @@ impl Run {
                 Err(_) => {
                     let slot =
                         Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
-                    self.missed_ticks += self.schedule.skip(Instant::now());
+                    let missed = self.schedule.skip(Instant::now());
+                    self.miss(missed);
                     slot
                 }
             };
@@ -226,7 +241,7 @@ impl Run {
                     break tick;
                 }
             };
-            self.missed_ticks += tick.missed;
+            self.miss(tick.missed);
             let Some(event) = self.pending.take() else { continue };
             self.left -= 1;
             let sender = Arc::clone(&self.sender);
@@ -236,6 +251,11 @@ impl Run {
             });
             while self.deliveries.try_join_next().is_some() {}
         }
+    }
+
+    fn miss(&mut self, ticks: u64) {
+        self.missed_ticks += ticks;
+        self.metrics.missed(ticks);
     }
 
     /// Makes sure that an event is pending; false where there are no more.

@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::metrics::Metrics;
 use super::source::Outgoing;
 use crate::cli::{PropagateOptions, ReportFormat};
 use crate::core::hint::Hint;
@@ -73,7 +74,10 @@ impl Reporter {
     ///
     /// # Errors
     /// The dead-letter file cannot be written.
-    pub fn start(options: &PropagateOptions) -> anyhow::Result<(mpsc::Sender<Report>, Reporter)> {
+    pub fn start(
+        options: &PropagateOptions,
+        metrics: Metrics,
+    ) -> anyhow::Result<(mpsc::Sender<Report>, Reporter)> {
         let dead_letters = options.dead_letter.as_deref().map(open_dead_letters).transpose()?;
         let (tx, rx) = mpsc::channel(REPORTS_AHEAD);
         let printer = Printer {
@@ -85,6 +89,7 @@ impl Reporter {
             window: Window::default(),
             responses: 0,
             summary: Summary::default(),
+            metrics,
         };
         let thread = thread::Builder::new()
             .name("report".to_owned())
@@ -157,6 +162,7 @@ struct Printer {
     window: Window,
     responses: u64,
     summary: Summary,
+    metrics: Metrics,
 }
 
 impl Printer {
@@ -179,10 +185,12 @@ impl Printer {
             Report::Attempt(attempt) => self.take_attempt(&attempt),
             Report::GivenUp(event) => {
                 self.summary.undelivered += 1;
+                self.metrics.settled(Fate::Undelivered);
                 self.bury(&event)
             }
             Report::Invalid(problem) => {
                 self.summary.rejected += 1;
+                self.metrics.settled(Fate::Rejected);
                 self.above_progress(|| eprintln!("not an event: {problem} of standard input"));
                 Ok(())
             }
@@ -191,6 +199,7 @@ impl Printer {
 
     fn take_attempt(&mut self, attempt: &Attempt) -> io::Result<()> {
         self.responses += 1;
+        self.metrics.record(attempt);
         self.window.record(attempt.fate == Some(Fate::Delivered));
         let summary = &mut self.summary;
         if attempt.retry == 0 {

@@ -95,6 +95,18 @@ pub trait Reader: Send {
     /// Why the store does not answer.
     fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError>;
 
+    /// How many deliveries are open, by channel.
+    ///
+    /// # Errors
+    /// Why the store does not answer.
+    fn open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError>;
+
+    /// How much room the store takes.
+    ///
+    /// # Errors
+    /// Why the store does not answer.
+    fn size(&mut self) -> Result<StoreSize, StoreError>;
+
     /// Whether all channels have been told of an event, or of the one that it repeats.
     ///
     /// # Errors
@@ -142,6 +154,8 @@ pub enum Outcome {
     Stored {
         /// The id of the first of them.
         first_id: i64,
+        /// Whether they have been since an earlier request.
+        repeated: bool,
     },
     /// The key stands for another body; nothing was stored.
     KeyReused,
@@ -297,6 +311,15 @@ impl DeliveryState {
             _ => DeliveryState::Pending,
         }
     }
+}
+
+/// How much room a store takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreSize {
+    /// Tables and indices.
+    pub database_bytes: i64,
+    /// The log of what is not yet copied into the database, where it is a file of its own.
+    pub log_bytes: Option<i64>,
 }
 
 /// A page of events.

@@ -33,6 +33,8 @@ struct Placed<'a> {
     position: i64,
     key: Option<&'a IdempotencyKey>,
     deliveries: &'a [NewDelivery],
+    /// Whether an append before it in the batch has the same key.
+    is_repetition: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -47,13 +49,20 @@ impl<'a> Batch<'a> {
             if let Some(key) = key {
                 let first = *first_with_key.entry(&key.key).or_insert(position);
                 if first != position {
-                    batch.appends.push(Placed { position: first, key: Some(key), deliveries: &[] });
+                    let deliveries = &[];
+                    batch.appends.push(Placed {
+                        position: first,
+                        key: Some(key),
+                        deliveries,
+                        is_repetition: true,
+                    });
                     continue;
                 }
                 let event_count = append.events.len() as i64;
                 batch.keys.push(BatchKey { key: &key.key, digest: &key.body_digest, position, event_count });
             }
-            batch.appends.push(Placed { position, key, deliveries: &append.deliveries });
+            let deliveries = &append.deliveries;
+            batch.appends.push(Placed { position, key, deliveries, is_repetition: false });
             batch.events.extend((position..).zip(&append.events));
         }
         batch
@@ -98,15 +107,20 @@ impl<'a> Batch<'a> {
 
     /// What became of each append: `before` is the id before the batch's first.
     pub fn outcomes(&self, before: i64, known: &KnownKeys) -> Vec<Outcome> {
-        let new: HashMap<&str, &[u8]> = self.keys.iter().map(|key| (key.key, key.digest)).collect();
+        let new: HashMap<&str, &BatchKey<'_>> = self.keys.iter().map(|key| (key.key, key)).collect();
         let outcome = |append: &Placed<'_>| {
             let here = before + append.position + 1;
-            let Some(key) = append.key else { return Outcome::Stored { first_id: here } };
-            let (digest, first_id) = match known.get(&key.key) {
-                Some((digest, first_id)) => (digest.as_slice(), *first_id),
-                None => (new.get(key.key.as_str()).copied().unwrap_or_default(), here),
+            let Some(key) = append.key else { return Outcome::Stored { first_id: here, repeated: false } };
+            let (digest, first_id, repeated) = match (known.get(&key.key), new.get(key.key.as_str())) {
+                (Some((digest, first_id)), _) => (digest.as_slice(), *first_id, true),
+                (None, Some(new)) => (new.digest, here, append.is_repetition),
+                (None, None) => return Outcome::KeyReused,
             };
-            if digest == key.body_digest { Outcome::Stored { first_id } } else { Outcome::KeyReused }
+            if digest == key.body_digest {
+                Outcome::Stored { first_id, repeated }
+            } else {
+                Outcome::KeyReused
+            }
         };
         self.appends.iter().map(outcome).collect()
     }
@@ -143,9 +157,10 @@ mod tests {
         let kept: Vec<(i64, &str)> =
             batch.events.iter().map(|(position, event)| (*position, event.event_payload())).collect();
         assert_eq!(kept, [(0, "0"), (3, "3"), (4, "4"), (5, "7")]);
-        let stored = |first_id| Outcome::Stored { first_id };
+        let stored = |first_id| Outcome::Stored { first_id, repeated: false };
+        let repeated = |first_id| Outcome::Stored { first_id, repeated: true };
         let reused = Outcome::KeyReused;
-        let expected = [stored(101), stored(40), stored(104), stored(104), reused, reused, stored(106)];
+        let expected = [stored(101), repeated(40), stored(104), repeated(104), reused, reused, stored(106)];
         assert_eq!(batch.outcomes(100, &known), expected);
     }
 }

@@ -29,7 +29,8 @@ use tokio::sync::{Semaphore, oneshot};
 use self::backend::{Append, Backend, Outcome, Reader, StoreError};
 pub use self::location::StoreLocation;
 use self::sqlite::{SqliteBackend, SqliteReader};
-use self::writer::{Queue, Writer};
+use self::writer::Queue;
+pub use self::writer::{Writer, WriterMetrics};
 
 #[cfg(not(all(feature = "mysql", feature = "postgres")))]
 use crate::core::hint::hinted;
@@ -57,6 +58,17 @@ pub struct StoreLimits {
     /// Bytes of requests that are being read or wait for their commit; and, apart from them, of
     /// responses that are being written.
     pub queue_bytes: usize,
+}
+
+/// What waits for the writer.
+#[derive(Debug, Clone, Copy)]
+pub struct Backlog {
+    /// Events.
+    pub events: usize,
+    /// Bytes of requests that are being read or wait.
+    pub bytes: usize,
+    /// How long ago the last commit was; none before the first.
+    pub last_commit: Option<Duration>,
 }
 
 /// Why an append has no outcome.
@@ -240,6 +252,20 @@ impl Store {
         let _permit = self.readers.permits.acquire().await.expect("the semaphore is never closed");
         let reading = tokio::task::spawn_blocking(move || readers.run(read));
         reading.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+    }
+
+    /// What the writer measures of itself.
+    pub fn metrics(&self) -> &WriterMetrics {
+        &self.queue.metrics
+    }
+
+    /// What waits for the writer, and since when it has not committed.
+    pub fn backlog(&self) -> Backlog {
+        Backlog {
+            events: self.queue.depth(),
+            bytes: self.request_bytes.used.load(Ordering::Relaxed),
+            last_commit: self.queue.last_commit(),
+        }
     }
 
     /// Room in memory for a response, until it is written.

@@ -12,7 +12,7 @@ use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, Params, Row, SslOpts, Value
 use super::StoreOptions;
 use super::backend::{
     Append, Backend, Claim, Claimed, Delivery, Message, Outcome, Page, Reader, RefreshToken, Rotation,
-    Settlement, StoreError,
+    Settlement, StoreError, StoreSize,
 };
 use super::batch::{Batch, KnownKeys};
 use super::location::{ServerDatabase, TlsMode};
@@ -368,6 +368,17 @@ impl Reader for MySqlReader {
 
     fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {
         self.reading(|connection| Ok(outbox::newest(connection, limit)?))
+    }
+
+    fn open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
+        self.reading(|connection| Ok(outbox::open(connection)?))
+    }
+
+    fn size(&mut self) -> Result<StoreSize, StoreError> {
+        let select = "SELECT CAST(coalesce(sum(data_length + index_length), 0) AS SIGNED) \
+            FROM information_schema.tables WHERE table_schema = DATABASE()";
+        let bytes: Option<i64> = self.reading(|connection| Ok(connection.query_first(select)?))?;
+        Ok(StoreSize { database_bytes: bytes.unwrap_or_default(), log_bytes: None })
     }
 
     fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {

@@ -257,6 +257,16 @@ pub fn newest<S: Statements>(statements: &mut S, limit: usize) -> Result<Vec<Del
     Ok(deliveries)
 }
 
+/// How many deliveries are open, by channel.
+///
+/// # Errors
+/// The database's.
+pub fn open<S: Statements>(statements: &mut S) -> Result<Vec<(String, i64)>, S::Error> {
+    let select = "SELECT channel, count(*) FROM deliveries WHERE due_at IS NOT NULL GROUP BY channel";
+    let rows = statements.query::<2>(select, &[])?;
+    Ok(rows.into_iter().map(|[channel, count]| (channel.into_text(), count.number())).collect())
+}
+
 /// Whether all channels have been told of an event, or of the one that it repeats.
 ///
 /// # Errors

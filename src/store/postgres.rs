@@ -16,7 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::StoreOptions;
 use super::backend::{
     Append, Backend, Claim, Claimed, Delivery, Message, Outcome, Page, Reader, RefreshToken, Rotation,
-    Settlement, StoreError,
+    Settlement, StoreError, StoreSize,
 };
 use super::batch::{Batch, KnownKeys};
 use super::location::ServerDatabase;
@@ -347,6 +347,15 @@ impl Reader for PostgresReader {
 
     fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {
         Ok(outbox::newest(self.connected()?, limit)?)
+    }
+
+    fn open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
+        Ok(outbox::open(self.connected()?)?)
+    }
+
+    fn size(&mut self) -> Result<StoreSize, StoreError> {
+        let row = self.connected()?.query_one("SELECT pg_database_size(current_database())", &[])?;
+        Ok(StoreSize { database_bytes: row.get(0), log_bytes: None })
     }
 
     fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {

@@ -16,7 +16,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 
 use super::backend::{
     Append, Backend, Claim, Claimed, Delivery, Message, Outcome, Page, Reader, RefreshToken, Rotation,
-    Settlement, StoreError,
+    Settlement, StoreError, StoreSize,
 };
 use super::statements::{Statements, Value};
 use super::{PAGE_LIMIT_BYTES, outbox};
@@ -103,7 +103,7 @@ impl SqliteBackend {
                 continue;
             }
             self.remember_key(append, next_id)?;
-            outcomes.push(Outcome::Stored { first_id: next_id });
+            outcomes.push(Outcome::Stored { first_id: next_id, repeated: false });
             for delivery in &append.deliveries {
                 outbox::insert(
                     &mut self.connection,
@@ -149,7 +149,8 @@ impl SqliteBackend {
         let mut select = self.connection.prepare_cached(SELECT_KEY)?;
         let known = select.query_row([&key.key], |row| {
             let same_body = row.get_ref(0)?.as_blob()? == key.body_digest;
-            Ok(if same_body { Outcome::Stored { first_id: row.get(1)? } } else { Outcome::KeyReused })
+            let stored = |first_id| Outcome::Stored { first_id, repeated: true };
+            Ok(if same_body { stored(row.get(1)?) } else { Outcome::KeyReused })
         });
         known.optional()
     }
@@ -405,6 +406,19 @@ impl Reader for SqliteReader {
         self.within_limit(|reader| outbox::newest(&mut reader.connection, limit))
     }
 
+    fn open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
+        self.within_limit(|reader| outbox::open(&mut reader.connection))
+    }
+
+    fn size(&mut self) -> Result<StoreSize, StoreError> {
+        let unavailable = |error: io::Error| StoreError::Unavailable(error.to_string());
+        let bytes = |metadata: fs::Metadata| i64::try_from(metadata.len()).unwrap_or(i64::MAX);
+        Ok(StoreSize {
+            database_bytes: fs::metadata(&self.path).map(bytes).map_err(unavailable)?,
+            log_bytes: fs::metadata(log_of(&self.path)).map(bytes).ok(),
+        })
+    }
+
     fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {
         self.within_limit(|reader| outbox::is_delivered(&mut reader.connection, event_id))
     }
@@ -517,13 +531,18 @@ struct FileIdentities {
 impl FileIdentities {
     fn of(path: &Path) -> io::Result<FileIdentities> {
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
         Ok(FileIdentities {
             database: identity(fs::metadata(path)?),
-            log: fs::metadata(log).ok().map(identity),
+            log: fs::metadata(log_of(path)).ok().map(identity),
         })
     }
+}
+
+/// The path of a database's log.
+fn log_of(path: &Path) -> PathBuf {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
 }
 
 /// Makes an empty file of mode 0600 that outlives a power cut, unless there is a file already.

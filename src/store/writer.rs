@@ -8,11 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tokio::sync::oneshot;
 
 use super::backend::{Append, Backend, Outcome, StoreError};
 use super::{AppendError, Reservation};
 use crate::core::backoff::Backoff;
+use crate::core::metrics::DURATION_BUCKETS;
 use crate::core::timestamp::Timestamp;
 
 /// How long to wait between two tries to get a failed store to take writes. The processes of one database do
@@ -31,8 +34,30 @@ type Answer<T> = Result<T, StoreError>;
 /// store has failed; it is told so itself where there is no store to write to.
 pub type Write = Box<dyn FnOnce(Result<&mut dyn Backend, StoreError>) -> Answer<()> + Send>;
 
+/// What the writer measures of itself. A clone shares the figures.
+#[derive(Debug, Clone)]
+pub struct WriterMetrics {
+    /// How long commits took, in seconds.
+    pub commit_seconds: Histogram,
+    /// How many events each commit had.
+    pub commit_events: Histogram,
+    /// How often the store has stopped taking writes.
+    pub failures: Counter,
+}
+
+impl Default for WriterMetrics {
+    fn default() -> WriterMetrics {
+        WriterMetrics {
+            commit_seconds: Histogram::new(DURATION_BUCKETS),
+            commit_events: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
+            failures: Counter::default(),
+        }
+    }
+}
+
 /// What waits for the writer.
 pub struct Queue {
+    pub metrics: WriterMetrics,
     event_limit: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -107,7 +132,8 @@ impl Queue {
             closed: false,
             writer_sleeps: false,
         };
-        Queue { event_limit, state: Mutex::new(state), changed: Condvar::new() }
+        let metrics = WriterMetrics::default();
+        Queue { metrics, event_limit, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Queues an append; whether it is the first of a batch, which its caller is to [`Queue::offer`].
@@ -156,6 +182,16 @@ impl Queue {
             return Err(AppendError::Overloaded);
         }
         Ok(state.last_commit.is_some_and(|commit| commit.elapsed() < PROOF_LIFETIME))
+    }
+
+    /// Events that wait for their commit.
+    pub fn depth(&self) -> usize {
+        self.lock().events
+    }
+
+    /// How long ago the last commit was.
+    pub fn last_commit(&self) -> Option<Duration> {
+        self.lock().last_commit.map(|commit| commit.elapsed())
     }
 
     /// Lets the writer take what is queued.
@@ -279,6 +315,7 @@ impl WriterThread {
         while let Some(work) = self.queue.take() {
             let Err(failure) = self.settle(work) else { continue };
             eprintln!("the store takes no writes: {failure}");
+            self.queue.metrics.failures.inc();
             self.queue.fail(&failure).refuse(&failure);
             if !self.recover() {
                 break;
@@ -316,8 +353,12 @@ impl WriterThread {
     fn commit(&mut self, pending: Vec<PendingAppend>) -> Answer<()> {
         let appends: Vec<&Append> = pending.iter().map(|pending| &pending.append).collect();
         let events = appends.iter().map(|append| append.events.len()).sum();
+        let begun = Instant::now();
         match self.backend.append(&appends, Timestamp::now()) {
             Ok(outcomes) => {
+                let metrics = &self.queue.metrics;
+                metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
+                metrics.commit_events.observe(events as f64);
                 self.queue.committed(events);
                 settle(pending, outcomes.into_iter().map(Ok));
                 Ok(())

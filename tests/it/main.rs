@@ -10,6 +10,7 @@ mod durability;
 mod init_db;
 mod layout;
 mod manual;
+mod metrics;
 mod propagate;
 mod readme;
 #[cfg(all(feature = "postgres", feature = "mysql"))]

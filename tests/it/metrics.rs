@@ -1,0 +1,181 @@
+//! Metrics: OpenMetrics text that tells what happened, with few and fixed labels.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tempfile::tempdir;
+
+use crate::consume::tokens::start_guarded;
+use crate::util::http::{Connection, event};
+use crate::util::receiver::{Receiver, Reply};
+use crate::util::{Consume, Process, eventctl, refusal_of, wait_until, write_file};
+
+/// The samples of a scrape: name and labels, as they stand, with the value.
+fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
+    let response = Connection::open(address).get("/metrics");
+    assert_eq!(response.status, 200, "{response:?}");
+    let content_type = response.header("content-type").unwrap();
+    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let text = response.text();
+    assert!(text.ends_with("\n# EOF\n"), "{text}");
+    let mut samples = BTreeMap::new();
+    let mut family = String::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            family = rest.split(' ').next().unwrap().to_owned();
+        }
+        if line.starts_with('#') {
+            continue;
+        }
+        // The samples of a family stand together, behind its type.
+        assert!(line.starts_with(&family), "{line} is not of {family}");
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(samples.insert(name.to_owned(), value.parse().unwrap()).is_none(), "{line} twice");
+    }
+    samples
+}
+
+/// Where a process serves its metrics.
+fn metrics_address(process: &mut Process) -> SocketAddr {
+    let line = process.wait_for_stderr("metrics on http://");
+    line.strip_prefix("metrics on http://").unwrap().strip_suffix("/metrics").unwrap().parse().unwrap()
+}
+
+#[test]
+fn requests_events_and_commits_are_counted() {
+    let directory = tempdir().unwrap();
+    let server = Consume::start(directory.path());
+    server.store("a", "b");
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "key")];
+    for (body, status) in [(event("a", "1"), 201), (event("a", "1"), 201), (event("a", "2"), 422)] {
+        let response = server.connect().request("POST", "/event", &headers, body.as_bytes());
+        assert_eq!(response.status, status, "{response:?}");
+    }
+    let list = format!("[{},{},{}]", event("a", "x"), event("a", "y"), event("a", "z"));
+    assert_eq!(server.connect().post(list).status, 201);
+    assert_eq!(server.connect().post("{}".to_owned()).status, 400);
+    assert_eq!(server.connect().get("/event/1").status, 200);
+    assert_eq!(server.connect().get("/event/999").status, 404);
+    let samples = scrape(server.address);
+    for (sample, value) in [
+        (r#"eventctl_http_requests_total{route="/event",method="POST",status="201"}"#, 4.0),
+        (r#"eventctl_http_requests_total{route="/event",method="POST",status="422"}"#, 1.0),
+        (r#"eventctl_http_requests_total{route="/event",method="POST",status="400"}"#, 1.0),
+        (r#"eventctl_http_requests_total{route="/event/{id}",method="GET",status="200"}"#, 1.0),
+        (r#"eventctl_http_requests_total{route="/event/{id}",method="GET",status="404"}"#, 1.0),
+        (r#"eventctl_http_request_duration_seconds_count{route="/event"}"#, 6.0),
+        (r#"eventctl_events_total{outcome="stored"}"#, 5.0),
+        (r#"eventctl_events_total{outcome="repeated"}"#, 1.0),
+        (r#"eventctl_events_total{outcome="key_reused"}"#, 1.0),
+        ("eventctl_commit_events_sum", 7.0),
+        ("eventctl_commit_duration_seconds_count", 5.0),
+        ("eventctl_queue_events", 0.0),
+        ("eventctl_queue_size_bytes", 0.0),
+        ("eventctl_store_failures_total", 0.0),
+        (concat!(r#"eventctl_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""}"#), 1.0),
+    ] {
+        assert_eq!(samples.get(sample), Some(&value), "{sample} in {samples:#?}");
+    }
+    assert!(samples["eventctl_store_size_bytes"] > 0.0 && samples["eventctl_store_log_size_bytes"] > 0.0);
+    assert!(samples["eventctl_last_commit_timestamp_seconds"] > 1.7e9, "{samples:#?}");
+    assert!(samples["eventctl_connections"] >= 1.0, "{samples:#?}");
+}
+
+#[test]
+fn no_label_comes_from_a_client() {
+    let directory = tempdir().unwrap();
+    let server = Consume::start(directory.path());
+    for number in 0..50 {
+        server.connect().get(&format!("/made/up/{number}"));
+        server.connect().request(&format!("METHOD{number}"), "/event", &[], b"");
+        server.store(&format!("type-{number}"), "b");
+    }
+    let samples = scrape(server.address);
+    let strange = samples.keys().filter(|sample| sample.contains("made") || sample.contains("METHOD"));
+    assert_eq!(strange.count(), 0, "{samples:#?}");
+    assert!(!samples.keys().any(|sample| sample.contains("type-")), "{samples:#?}");
+    assert_eq!(samples[r#"eventctl_http_requests_total{route="other",method="GET",status="404"}"#], 50.0);
+    assert_eq!(samples[r#"eventctl_http_requests_total{route="/event",method="other",status="405"}"#], 50.0);
+}
+
+#[test]
+fn metrics_on_the_port_ask_for_a_token_where_events_do() {
+    let (_directory, server) = start_guarded(&[]);
+    assert_eq!(server.connect().get("/metrics").status, 401);
+    let (_directory, mut server) = start_guarded(&["--metrics", "127.0.0.1:0"]);
+    let address = metrics_address(&mut server.process);
+    assert!(scrape(address).contains_key("eventctl_connections"));
+}
+
+#[test]
+fn metrics_have_an_address_of_their_own() {
+    let directory = tempdir().unwrap();
+    let mut server = Consume::start_with(directory.path(), &["--metrics", "127.0.0.1:0"]);
+    server.store("a", "b");
+    assert_eq!(server.connect().get("/metrics").status, 404);
+    let address = metrics_address(&mut server.process);
+    assert_eq!(scrape(address)[r#"eventctl_events_total{outcome="stored"}"#], 1.0);
+    assert_eq!(Connection::open(address).get("/event").status, 404);
+    let response = Connection::open(address).request("POST", "/metrics", &[], b"");
+    assert_eq!((response.status, response.header("allow")), (405, Some("GET, HEAD")));
+    assert!(server.process.terminate().success());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = eventctl(directory.path());
+    let (error, hint) = refusal_of(command.args(["consume", "--port", "0", "--metrics", &address]), 1);
+    assert!(error.starts_with(&format!("cannot listen on {address} for metrics: ")), "{error}");
+    assert!(hint.starts_with("give --metrics an address"), "{hint}");
+}
+
+#[test]
+fn deliveries_are_counted_by_kind_and_outcome() {
+    let directory = tempdir().unwrap();
+    let receiver = Receiver::start(|_, _| Reply::created());
+    let refusing = Receiver::start(|_, _| Reply::status(410, ""));
+    let slack = format!("slack:{}", receiver.url("/s3cret"));
+    let arguments =
+        ["--alert-allow-private", "--alert", &slack, "--alert", &refusing.url("/s3cret"), "--alert-on", "a"];
+    let server = Consume::start_with(directory.path(), &arguments);
+    server.store("a", "b");
+    let sample = |kind: &str, outcome: &str| {
+        format!(r#"eventctl_alert_deliveries_total{{channel="{kind}",outcome="{outcome}"}}"#)
+    };
+    let samples = wait_until(|| {
+        let samples = scrape(server.address);
+        let done = samples.contains_key(&sample("slack", "sent"))
+            && samples.contains_key(&sample("webhook", "dead"));
+        done.then_some(samples)
+    });
+    assert_eq!((samples[&sample("slack", "sent")], samples[&sample("webhook", "dead")]), (1.0, 1.0));
+    assert!(!samples.keys().any(|sample| sample.contains("s3cret") || sample.contains("127.0.0.1")));
+}
+
+#[test]
+fn propagate_tells_what_it_sends() {
+    let directory = tempdir().unwrap();
+    write_file(directory.path(), "events.json", "[{\"event_type\":\"a\"}]");
+    let receiver = Receiver::start(|_, number| match number {
+        0 => Reply::status(503, ""),
+        1 => Reply::status(400, ""),
+        _ => Reply::created(),
+    });
+    let mut command = eventctl(directory.path());
+    let endpoint = receiver.url("/event");
+    let arguments =
+        ["propagate", "--endpoint", &endpoint, "--period", "20ms", "--metrics", "127.0.0.1:0", "-q"];
+    let mut process = Process::start(command.args(arguments));
+    let address = metrics_address(&mut process);
+    let samples = wait_until(|| {
+        let samples = scrape(address);
+        let delivered = samples.get(r#"eventctl_propagate_events_total{outcome="delivered"}"#);
+        (delivered >= Some(&5.0)).then_some(samples)
+    });
+    assert_eq!(samples[r#"eventctl_propagate_attempts_total{status="5xx"}"#], 1.0);
+    assert_eq!(samples[r#"eventctl_propagate_attempts_total{status="4xx"}"#], 1.0);
+    assert_eq!(samples[r#"eventctl_propagate_events_total{outcome="rejected"}"#], 1.0);
+    assert!(samples[r#"eventctl_propagate_attempts_total{status="2xx"}"#] >= 5.0);
+    for measured in ["jitter", "latency", "latency_from_schedule"] {
+        assert!(samples[&format!("eventctl_propagate_{measured}_seconds_count")] >= 5.0, "{measured}");
+    }
+    assert!(samples.contains_key("eventctl_propagate_missed_ticks_total"));
+}
