@@ -134,6 +134,14 @@ pub struct ConsumeOptions {
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
+    /// Forget events that are older than this, with their keys: 30d
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration)]
+    pub keep: Option<Duration>,
+
+    /// Forget the oldest events beyond so many
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub keep_events: Option<usize>,
+
     /// Serve metrics at this address instead of at /metrics of the port, and
     /// without a token: 127.0.0.1:9100
     #[arg(long, value_name = "ADDRESS")]

@@ -9,6 +9,7 @@ mod http2;
 mod listing;
 mod metrics;
 mod problem;
+mod retention;
 mod routes;
 mod tls;
 mod token;
@@ -102,6 +103,8 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
         None => None,
     };
     let mut scraping = pin!(serve_metrics(scraped, Arc::clone(&metrics), store.clone()));
+    let forgetting = store.clone();
+    let mut forgetting = pin!(retention::keep(&forgetting, options.keep, options.keep_events));
     let mut server = Server::new(&options, listener, store, access, tls.clone(), alerts, metrics);
     eprintln!("listening on {scheme}://{address}");
     {
@@ -112,6 +115,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
                 () = shutdown.requested() => break,
                 () = hung_up(&mut hangup) => reload(tls.as_deref()),
                 () = scraping.as_mut() => unreachable!("metrics are served for ever"),
+                () = forgetting.as_mut() => unreachable!("events grow old for ever"),
                 () = writer.died() => anyhow::bail!("the store's writer thread has stopped"),
             }
         }

@@ -68,6 +68,12 @@ pub trait Backend: Send {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
+    /// Forgets some of the oldest events.
+    ///
+    /// # Errors
+    /// Why none are forgotten.
+    fn forget(&mut self, retention: &Retention) -> Result<Forgotten, StoreError>;
+
     /// Starts afresh after an error, relying on nothing that was not synced before it.
     ///
     /// # Errors
@@ -311,6 +317,26 @@ impl DeliveryState {
             _ => DeliveryState::Pending,
         }
     }
+}
+
+/// Which events may go.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// Those that were received before this instant.
+    pub received_before: Option<Timestamp>,
+    /// Those that are not among so many newest ids.
+    pub events: Option<i64>,
+    /// And that have ids above this one: what is below has been looked at.
+    pub behind: i64,
+}
+
+/// How far forgetting has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forgotten {
+    /// The id up to which events were looked at.
+    pub until: i64,
+    /// Whether there may be more to forget at once.
+    pub more: bool,
 }
 
 /// How much room a store takes, in bytes.

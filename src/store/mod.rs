@@ -11,6 +11,7 @@ mod outbox;
 mod paging;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod retention;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod server;
 mod sqlite;

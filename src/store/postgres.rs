@@ -15,14 +15,14 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::StoreOptions;
 use super::backend::{
-    Append, Backend, Claim, Claimed, Delivery, Message, Outcome, Page, Reader, RefreshToken, Rotation,
-    Settlement, StoreError, StoreSize,
+    Append, Backend, Claim, Claimed, Delivery, Forgotten, Message, Outcome, Page, Reader, RefreshToken,
+    Retention, Rotation, Settlement, StoreError, StoreSize,
 };
 use super::batch::{Batch, KnownKeys};
 use super::location::ServerDatabase;
 use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
 use super::statements::{Statements, Value};
-use super::{outbox, paging};
+use super::{outbox, paging, retention};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -272,6 +272,10 @@ impl Backend for PostgresBackend {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.retried(|backend| outbox::settle(&mut backend.connection, message, settlement, now))
+    }
+
+    fn forget(&mut self, terms: &Retention) -> Result<Forgotten, StoreError> {
+        self.retried(|backend| retention::forget(&mut backend.connection, terms))
     }
 
     /// Connects anew: what the lost connection was about to commit has been answered as unknown.

@@ -15,11 +15,11 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Null, ToSql, ToSqlOu
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::backend::{
-    Append, Backend, Claim, Claimed, Delivery, Message, Outcome, Page, Reader, RefreshToken, Rotation,
-    Settlement, StoreError, StoreSize,
+    Append, Backend, Claim, Claimed, Delivery, Forgotten, Message, Outcome, Page, Reader, RefreshToken,
+    Retention, Rotation, Settlement, StoreError, StoreSize,
 };
 use super::statements::{Statements, Value};
-use super::{PAGE_LIMIT_BYTES, outbox};
+use super::{PAGE_LIMIT_BYTES, outbox, retention};
 use crate::core::event::{Event, StoredEvent};
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -258,6 +258,10 @@ impl Backend for SqliteBackend {
         let rotation = tokens::rotate(&mut self.connection, digest, successor, now)?;
         self.check_files()?;
         Ok(rotation)
+    }
+
+    fn forget(&mut self, terms: &Retention) -> Result<Forgotten, StoreError> {
+        self.transact(|backend| retention::forget(&mut backend.connection, terms))
     }
 
     /// Opens the file anew and copies the whole log into the database before anything is appended.

@@ -12,6 +12,7 @@ mod limits;
 mod listing;
 mod refresh_tokens;
 mod refusals;
+mod retention;
 mod slow;
 mod strings;
 mod tls;

@@ -30,3 +30,6 @@ CREATE INDEX deliveries_by_digest ON deliveries (channel, digest, created_at);
 -- Whoever claims deliveries locks its only row.
 CREATE TABLE outbox_lock (id INTEGER PRIMARY KEY) STRICT;
 INSERT INTO outbox_lock VALUES (1);
+
+-- Old keys are forgotten with their events.
+CREATE INDEX idempotency_keys_by_event ON idempotency_keys (first_id);
