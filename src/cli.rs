@@ -587,6 +587,10 @@ pub struct TailOptions {
     #[arg(short, long, value_enum, default_value_t = EventFormat::Text)]
     pub output: EventFormat,
 
+    /// Show counts by type instead, with bars, and how they came over time
+    #[arg(long, conflicts_with_all = ["follow", "after", "lines", "alerts"])]
+    pub stats: bool,
+
     /// Show alerts instead: the channels that are told of the newest events, and
     /// how far that is
     #[arg(long, conflicts_with_all = ["follow", "after", "event_type", "since", "until"])]

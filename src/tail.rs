@@ -1,5 +1,7 @@
 //! `eventctl tail`: shows stored events, and follows them.
 
+mod stats;
+
 use std::env;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::thread;
@@ -12,6 +14,7 @@ use serde_json::ser::{Formatter, Serializer};
 
 use crate::cli::{Color, EventFormat, Lines, TailOptions};
 use crate::core::event::StoredEvent;
+use crate::core::hint::hinted;
 use crate::core::query::Query;
 use crate::core::text::{is_unsafe, printable};
 use crate::core::timestamp::Timestamp;
@@ -38,6 +41,10 @@ pub fn run(options: &TailOptions) -> anyhow::Result<()> {
     let reader = store::open_reader(&options.db)?;
     let output = io::stdout().lock();
     let mut printer = Printer::new(options, output.is_terminal(), BufWriter::new(output));
+    if options.stats {
+        return show_statistics(options, reader, &mut printer)
+            .with_context(|| format!("cannot show `{}`", options.db));
+    }
     if options.alerts {
         return show_alerts(options, reader, &mut printer)
             .with_context(|| format!("cannot show `{}`", options.db));
@@ -48,6 +55,30 @@ pub fn run(options: &TailOptions) -> anyhow::Result<()> {
         tail.follow().with_context(|| format!("cannot follow `{}`", options.db))?;
     }
     Ok(())
+}
+
+fn show_statistics(
+    options: &TailOptions,
+    mut reader: Box<dyn Reader>,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<()> {
+    let statistics = reader.statistics(&query_of(options))?;
+    match options.output {
+        EventFormat::Text => stats::print_text(&mut printer.output, &statistics)?,
+        EventFormat::Json | EventFormat::Ndjson => printer.print_json(&stats::to_json(&statistics))?,
+        EventFormat::Csv => return Err(hinted("statistics are no table", "give -o json, or -o text")),
+    }
+    Ok(printer.output.flush()?)
+}
+
+/// The filters of the options.
+fn query_of(options: &TailOptions) -> Query {
+    Query {
+        event_type: options.event_type.clone(),
+        since: options.since,
+        until: options.until,
+        ..Query::default()
+    }
 }
 
 fn show_alerts(
@@ -148,20 +179,11 @@ impl<W: Write> Tail<'_, W> {
         Ok(self.reader.page(&query)?.events.pop())
     }
 
-    fn query(&self) -> Query {
-        Query {
-            event_type: self.options.event_type.clone(),
-            since: self.options.since,
-            until: self.options.until,
-            ..Query::default()
-        }
-    }
-
     /// Prints events after an id and up to the horizon, oldest first.
     fn print_after(&mut self, after: i64, lines: usize) -> anyhow::Result<()> {
         let Some(horizon) = &self.horizon else { return Ok(()) };
         let before = horizon.id.saturating_add(1);
-        let mut query = Query { after: Some(after), before: Some(before), ..self.query() };
+        let mut query = Query { after: Some(after), before: Some(before), ..query_of(self.options) };
         let mut left = lines;
         loop {
             query.limit = left.min(PAGE);
@@ -180,7 +202,7 @@ impl<W: Write> Tail<'_, W> {
     fn print_newest(&mut self, lines: usize) -> anyhow::Result<()> {
         let Some(horizon) = &self.horizon else { return Ok(()) };
         let before = horizon.id.saturating_add(1);
-        let mut query = Query { before: Some(before), ..self.query() };
+        let mut query = Query { before: Some(before), ..query_of(self.options) };
         let mut left = lines;
         loop {
             query.limit = left.min(PAGE);

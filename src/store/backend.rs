@@ -95,6 +95,12 @@ pub trait Reader: Send {
     /// Why the store does not answer.
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError>;
 
+    /// How many events of which types there are, over time, among those that a query selects.
+    ///
+    /// # Errors
+    /// Why the store does not answer.
+    fn statistics(&mut self, query: &Query) -> Result<Statistics, StoreError>;
+
     /// At most so many deliveries, those of the newest events, in the order of the events' ids.
     ///
     /// # Errors
@@ -337,6 +343,32 @@ pub struct Forgotten {
     pub until: i64,
     /// Whether there may be more to forget at once.
     pub more: bool,
+}
+
+/// How many events of which types there are, over time.
+#[derive(Debug, Clone, Default)]
+pub struct Statistics {
+    /// By type, the most frequent first.
+    pub types: Vec<TypeStatistics>,
+    /// In equal parts of time.
+    pub counts: Vec<i64>,
+    /// How long each part is; nothing where there are no events.
+    pub part_microseconds: i64,
+    /// When the first part begins.
+    pub started_at: Option<Timestamp>,
+}
+
+/// How many events of a type there are.
+#[derive(Debug, Clone, Serialize)]
+pub struct TypeStatistics {
+    /// The type.
+    pub event_type: String,
+    /// How many.
+    pub count: i64,
+    /// When the first of them was received.
+    pub first: Timestamp,
+    /// When the last of them was.
+    pub last: Timestamp,
 }
 
 /// How much room a store takes, in bytes.

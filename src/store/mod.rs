@@ -16,6 +16,7 @@ mod retention;
 mod server;
 mod sqlite;
 mod statements;
+mod statistics;
 mod writer;
 
 use std::fmt;

@@ -12,13 +12,13 @@ use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, Params, Row, SslOpts, Value
 use super::StoreOptions;
 use super::backend::{
     Append, Backend, Claim, Claimed, Delivery, Forgotten, Message, Outcome, Page, Reader, RefreshToken,
-    Retention, Rotation, Settlement, StoreError, StoreSize,
+    Retention, Rotation, Settlement, Statistics, StoreError, StoreSize,
 };
 use super::batch::{Batch, KnownKeys};
 use super::location::{ServerDatabase, TlsMode};
 use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
 use super::statements::{Statements, Value};
-use super::{outbox, paging, retention};
+use super::{outbox, paging, retention, statistics};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -368,6 +368,10 @@ impl Reader for MySqlReader {
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
         self.reading(|connection| paging::get(connection, id))
+    }
+
+    fn statistics(&mut self, query: &Query) -> Result<Statistics, StoreError> {
+        self.reading(|connection| Ok(statistics::statistics(connection, query)?))
     }
 
     fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {

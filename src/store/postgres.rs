@@ -16,13 +16,13 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::StoreOptions;
 use super::backend::{
     Append, Backend, Claim, Claimed, Delivery, Forgotten, Message, Outcome, Page, Reader, RefreshToken,
-    Retention, Rotation, Settlement, StoreError, StoreSize,
+    Retention, Rotation, Settlement, Statistics, StoreError, StoreSize,
 };
 use super::batch::{Batch, KnownKeys};
 use super::location::ServerDatabase;
 use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
 use super::statements::{Statements, Value};
-use super::{outbox, paging, retention};
+use super::{outbox, paging, retention, statistics};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -347,6 +347,10 @@ impl Reader for PostgresReader {
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
         paging::get(self.connected()?, id)
+    }
+
+    fn statistics(&mut self, query: &Query) -> Result<Statistics, StoreError> {
+        Ok(statistics::statistics(self.connected()?, query)?)
     }
 
     fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {

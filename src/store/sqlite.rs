@@ -16,10 +16,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 
 use super::backend::{
     Append, Backend, Claim, Claimed, Delivery, Forgotten, Message, Outcome, Page, Reader, RefreshToken,
-    Retention, Rotation, Settlement, StoreError, StoreSize,
+    Retention, Rotation, Settlement, Statistics, StoreError, StoreSize,
 };
 use super::statements::{Statements, Value};
-use super::{PAGE_LIMIT_BYTES, outbox, retention};
+use super::{PAGE_LIMIT_BYTES, outbox, retention, statistics};
 use crate::core::event::{Event, StoredEvent};
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -404,6 +404,10 @@ impl Reader for SqliteReader {
             let mut select = reader.connection.prepare_cached(&statement)?;
             select.query_row([id], event_of).optional()
         })
+    }
+
+    fn statistics(&mut self, query: &Query) -> Result<Statistics, StoreError> {
+        self.within_limit(|reader| statistics::statistics(&mut reader.connection, query))
     }
 
     fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {

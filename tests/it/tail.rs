@@ -1,5 +1,7 @@
 //! `eventctl tail`: what it shows, in which form, and how it follows.
 
+mod stats;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

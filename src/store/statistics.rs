@@ -1,0 +1,64 @@
+//! How many events of which types a store holds, over time.
+
+use super::backend::{Statistics, TypeStatistics};
+use super::statements::{Statements, Value};
+use crate::core::query::Query;
+use crate::core::timestamp::Timestamp;
+
+/// Into how many parts the time from the first event to the last is divided.
+const PARTS: i64 = 40;
+
+/// Counts the events that a query selects, whatever page it asks for.
+///
+/// # Errors
+/// The database's.
+pub fn statistics<S: Statements>(statements: &mut S, query: &Query) -> Result<Statistics, S::Error> {
+    let since = query.since.map_or(i64::MIN, Timestamp::as_microseconds);
+    let until = query.until.map_or(i64::MAX, Timestamp::as_microseconds);
+    let range = [Value::from(since), Value::from(until)];
+    let ends =
+        "SELECT min(received_at), max(received_at) FROM events WHERE received_at >= ? AND received_at < ?";
+    let ends = statements.query::<2>(ends, &range)?;
+    let Some((start, end)) =
+        ends.first().and_then(|[start, end]| start.number_or_null().zip(end.number_or_null()))
+    else {
+        return Ok(Statistics::default());
+    };
+    let part = (end - start) / PARTS + 1;
+    // What is left of a division is the same in every dialect; a division is not.
+    let select = format!(
+        "SELECT event_type, received_at - {start} - (received_at - {start}) % {part}, count(*), \
+            min(received_at), max(received_at) FROM events WHERE received_at >= ? AND received_at < ? \
+            GROUP BY 1, 2 ORDER BY 1, 2"
+    );
+    let mut statistics = Statistics {
+        part_microseconds: part,
+        started_at: Some(Timestamp::from_microseconds(start)),
+        counts: vec![0; PARTS as usize],
+        types: Vec::new(),
+    };
+    for [event_type, offset, count, first, last] in statements.query::<5>(&select, &range)? {
+        let event_type = event_type.into_text();
+        if query.event_type.as_ref().is_some_and(|glob| !glob.matches(&event_type)) {
+            continue;
+        }
+        if let Some(part) = statistics.counts.get_mut((offset.number() / part) as usize) {
+            *part += count.number();
+        }
+        let (first, last) =
+            (Timestamp::from_microseconds(first.number()), Timestamp::from_microseconds(last.number()));
+        match statistics.types.last_mut().filter(|known| known.event_type == event_type) {
+            Some(known) => {
+                known.count += count.number();
+                known.first = known.first.min(first);
+                known.last = known.last.max(last);
+            }
+            None => {
+                let count = count.number();
+                statistics.types.push(TypeStatistics { event_type, count, first, last });
+            }
+        }
+    }
+    statistics.types.sort_by_key(|kind| std::cmp::Reverse(kind.count));
+    Ok(statistics)
+}
