@@ -83,8 +83,11 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let listener = bind(&options, guarded).await?;
     let address = listener.local_addr().context("cannot tell the address")?;
     let limits = StoreLimits { queue_events: options.queue_events, queue_bytes: options.queue_bytes.0 };
-    let store_options =
-        StoreOptions { read_time: Some(READ_TIME), weak_durability: options.allow_weak_durability };
+    let store_options = StoreOptions {
+        read_time: Some(READ_TIME),
+        weak_durability: options.allow_weak_durability,
+        forgets: options.keep.is_some() || options.keep_events.is_some(),
+    };
     // The runtime's own threads must not wait for a database server.
     let location = options.db.clone();
     let opening = tokio::task::spawn_blocking(move || Store::open(&location, limits, store_options));

@@ -98,6 +98,8 @@ pub struct StoreOptions {
     pub read_time: Option<Duration>,
     /// Whether a server may acknowledge what is not yet on its disk.
     pub weak_durability: bool,
+    /// Whether old events are going to be forgotten, which takes further rights on a server.
+    pub forgets: bool,
 }
 
 impl StoreOptions {

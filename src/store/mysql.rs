@@ -1,7 +1,10 @@
 //! A store on a MySQL or MariaDB server, which any number of processes share.
 //!
-//! A batch is one transaction. It first takes ids from the row of `last_event`, whose lock it holds until its
+//! A batch is one transaction, and one query if it is small and has no keys: its statements go to the server
+//! together, as text. It first takes ids from the row of `last_event`, whose lock it holds until its
 //! commit: ids become visible in their order, and idempotency is decided by the database.
+
+mod script;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,12 +12,13 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable;
 use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, Params, Row, SslOpts, Value as Sql};
 
+use self::script::{Script, quoted, size_of};
 use super::StoreOptions;
 use super::backend::{
     Append, Backend, Claim, Claimed, Delivery, Forgotten, Message, Outcome, Page, Reader, RefreshToken,
     Retention, Rotation, Settlement, Statistics, StoreError, StoreSize,
 };
-use super::batch::{Batch, KnownKeys};
+use super::batch::Batch;
 use super::location::{ServerDatabase, TlsMode};
 use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
 use super::statements::{Statements, Value};
@@ -35,8 +39,12 @@ const WRITE_SETTINGS: &str = "SET autocommit = 0, innodb_lock_wait_timeout = 15 
 /// The lock of who prepares a database. The name of the database alone may be as long as that of a lock.
 const LOCK_NAME: &str = "CONCAT('eventctl ', MD5(DATABASE()))";
 
-/// How many events one statement inserts at most.
-const ROWS_PER_INSERT: usize = 256;
+/// What a statement with one event takes beside it, generously.
+const ROOM_IN_PACKET: usize = 256;
+
+/// How many events go as text, which saves round trips; more are faster by prepared statements, which save the
+/// server from reading them.
+const EVENTS_AS_TEXT: usize = 64;
 
 /// Prepares a database: makes or upgrades its tables.
 ///
@@ -51,7 +59,8 @@ pub fn prepare(database: &ServerDatabase) -> anyhow::Result<()> {
     )
 }
 
-/// MySQL commits with each table that it makes: the version is noted behind each schema.
+/// MySQL commits with each table that it makes: a schema is noted as begun, by its negative number, and then as
+/// made. One that was begun is made to its end, and so its statements may be repeated.
 fn upgrade(connection: &mut Conn) -> mysql::Result<()> {
     // Another process that prepares the same database waits.
     connection.query_drop(format!("DO GET_LOCK({LOCK_NAME}, 15)"))?;
@@ -59,13 +68,33 @@ fn upgrade(connection: &mut Conn) -> mysql::Result<()> {
         "CREATE TABLE IF NOT EXISTS eventctl_schema (version INTEGER NOT NULL PRIMARY KEY) ENGINE = InnoDB",
     )?;
     let version = schema_version(connection)?;
-    for (number, schema) in SCHEMAS.iter().enumerate().skip(version) {
+    for (number, schema) in (1..).zip(SCHEMAS).skip(version) {
+        let select = "SELECT version FROM eventctl_schema WHERE version = -?";
+        let begun: Option<i32> = connection.exec_first(select, (number,))?;
+        if begun.is_none() {
+            refuse_tables_of_others(connection, schema)?;
+            connection.exec_drop("INSERT INTO eventctl_schema VALUES (-?)", (number,))?;
+        }
         for statement in schema.split(";\n").filter(|statement| !statement.trim().is_empty()) {
             connection.query_drop(statement)?;
         }
-        connection.exec_drop("INSERT INTO eventctl_schema VALUES (?)", (number + 1,))?;
+        connection
+            .exec_drop("UPDATE eventctl_schema SET version = ? WHERE version = -?", (number, number))?;
     }
     connection.query_drop(format!("DO RELEASE_LOCK({LOCK_NAME})"))
+}
+
+/// Fails where a schema that was not begun has a table already, with what the server says to that.
+fn refuse_tables_of_others(connection: &mut Conn, schema: &str) -> mysql::Result<()> {
+    let select = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
+    for statement in schema.split("CREATE TABLE IF NOT EXISTS ").skip(1) {
+        let name = statement.split(' ').next().unwrap_or_default();
+        let known: Option<u8> = connection.exec_first(select, (name,))?;
+        if known.is_some() {
+            return connection.query_drop(format!("CREATE TABLE {name} (id INTEGER)"));
+        }
+    }
+    Ok(())
 }
 
 /// How many of our schemas a database has.
@@ -76,15 +105,15 @@ fn schema_version(connection: &mut Conn) -> mysql::Result<usize> {
     if known.is_none() {
         return Ok(0);
     }
-    let version: Option<Option<usize>> =
-        connection.query_first("SELECT MAX(version) FROM eventctl_schema")?;
-    Ok(version.flatten().unwrap_or_default())
+    let version: Option<Option<i64>> = connection.query_first("SELECT MAX(version) FROM eventctl_schema")?;
+    // A negative number says that a schema was begun.
+    Ok(version.flatten().and_then(|version| usize::try_from(version).ok()).unwrap_or_default())
 }
 
 /// The one connection of this process that writes.
 pub struct MySqlBackend {
     connection: Conn,
-    /// What a statement may take, in bytes.
+    /// What the server takes at once.
     packet_bytes: usize,
     last_use: Instant,
     database: ServerDatabase,
@@ -99,7 +128,7 @@ impl MySqlBackend {
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<MySqlBackend> {
         let mut connection = open(database, WRITE_TIME, options)?;
         let packet_bytes = (|| {
-            for check in server::WRITE_CHECKS {
+            for check in server::checks_of(options) {
                 connection.query_drop(check)?;
             }
             connection.query_drop(WRITE_SETTINGS)?;
@@ -125,73 +154,47 @@ impl MySqlBackend {
         Ok(())
     }
 
-    fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> mysql::Result<Vec<Outcome>> {
+    fn store(&mut self, appends: &[&Append], now: Timestamp) -> mysql::Result<Vec<Outcome>> {
         let mut batch = Batch::of(appends);
-        let take_ids = "UPDATE last_event SET id = LAST_INSERT_ID(id + ?)";
-        self.connection.exec_drop(take_ids, (batch.events.len(),))?;
-        let before = self.connection.last_insert_id() as i64 - batch.events.len() as i64;
-        let known = if batch.keys.is_empty() { KnownKeys::new() } else { self.known_keys(&batch)? };
+        let count = batch.events.len() as i64;
+        let mut script = Script::new(&mut self.connection, self.packet_bytes);
+        script.add(&format!("UPDATE last_event SET id = LAST_INSERT_ID(id + {count})"))?;
+        let known = script.known_keys(&batch)?;
         batch.leave_out(&known);
-        let keys: Vec<[Sql; 4]> = batch
-            .keys
-            .iter()
-            .map(|key| {
-                let first_id = before + key.position + 1;
-                [key.key.into(), key.digest.into(), first_id.into(), key.event_count.into()]
-            })
-            .collect();
-        self.insert("INSERT INTO idempotency_keys VALUES", &keys)?;
-        let microseconds = received_at.as_microseconds();
-        let events: Vec<[Sql; 4]> = batch
-            .events
-            .iter()
-            .map(|(position, event)| {
-                let id = before + position + 1;
-                [id.into(), microseconds.into(), event.event_type().into(), event.event_payload().into()]
-            })
-            .collect();
-        self.insert("INSERT INTO events VALUES", &events)?;
-        for (event_id, delivery) in batch.deliveries(before, &known) {
-            outbox::insert(&mut self.connection, event_id, delivery, received_at)?;
+        // Without keys nobody knows yet what the first statement gives: `LAST_INSERT_ID()` is a value of the
+        // connection.
+        let last_id = script.last_insert_id;
+        let id = |position: i64| match last_id {
+            0 => format!("LAST_INSERT_ID() - {}", count - position - 1),
+            last_id => format!("{}", last_id - (count - position - 1)),
+        };
+        let keys = batch.keys.iter().map(|key| {
+            let [text, digest] = [quoted(key.key), quoted(key.digest)];
+            format!("({text}, {digest}, {}, {})", id(key.position), key.event_count)
+        });
+        script.insert("INSERT INTO idempotency_keys VALUES ", keys)?;
+        let received_at = now.as_microseconds();
+        // Quotes can double what is quoted.
+        let bytes: usize = batch.events.iter().map(|(_, event)| 2 * size_of(event)).sum();
+        if batch.events.len() <= EVENTS_AS_TEXT && bytes < script.query_bytes {
+            let events = batch.events.iter().map(|(position, event)| {
+                let [event_type, event_payload] = [quoted(event.event_type()), quoted(event.event_payload())];
+                format!("({}, {received_at}, {event_type}, {event_payload})", id(*position))
+            });
+            script.insert("INSERT INTO events VALUES ", events)?;
+        } else {
+            script.run()?;
+            script.insert_prepared(script.last_insert_id - count, received_at, &batch.events)?;
         }
-        self.connection.query_drop("COMMIT")?;
-        Ok(batch.outcomes(before, &known))
-    }
-
-    /// Inserts rows of four values, as many with a statement as it takes.
-    fn insert(&mut self, insert: &str, rows: &[[Sql; 4]]) -> mysql::Result<()> {
-        let mut rest = rows;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fit = rest
-                .iter()
-                .take_while(|row| {
-                    bytes += row.iter().map(size_of_value).sum::<usize>();
-                    bytes < self.packet_bytes / 2
-                })
-                .count();
-            // Powers of two, so that few statements are prepared.
-            let count = 1 << fit.clamp(1, ROWS_PER_INSERT).ilog2();
-            let (now, later) = rest.split_at(count.min(rest.len()));
-            let statement = format!("{insert} (?, ?, ?, ?){}", ", (?, ?, ?, ?)".repeat(now.len() - 1));
-            self.connection.exec_drop(statement, now.concat())?;
-            rest = later;
+        if batch.has_deliveries() {
+            script.run()?;
+            for (event_id, delivery) in batch.deliveries(script.last_insert_id - count, &known) {
+                outbox::insert(script.connection, event_id, delivery, now)?;
+            }
         }
-        Ok(())
-    }
-
-    fn known_keys(&mut self, batch: &Batch<'_>) -> mysql::Result<KnownKeys> {
-        let mut known = KnownKeys::new();
-        for keys in batch.keys.chunks(ROWS_PER_INSERT) {
-            let select = format!(
-                "SELECT idempotency_key, body_digest, first_id FROM idempotency_keys WHERE idempotency_key IN (?{})",
-                ", ?".repeat(keys.len() - 1)
-            );
-            let keys: Vec<Sql> = keys.iter().map(|key| key.key.into()).collect();
-            let rows: Vec<(String, Vec<u8>, i64)> = self.connection.exec(select, keys)?;
-            known.extend(rows.into_iter().map(|(key, digest, first_id)| (key, (digest, first_id))));
-        }
-        Ok(known)
+        script.add("COMMIT")?;
+        script.run()?;
+        Ok(batch.outcomes(script.last_insert_id - count, &known))
     }
 
     /// Runs a transaction, again where the server broke it off for the sake of another, and rolls it back where
@@ -220,16 +223,14 @@ impl MySqlBackend {
     }
 }
 
-/// About as many bytes as a value takes in a statement.
-fn size_of_value(value: &Sql) -> usize {
-    match value {
-        Sql::Bytes(bytes) => bytes.len() + 9,
-        _ => 9,
-    }
-}
-
 impl Backend for MySqlBackend {
     fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError> {
+        // The server would break off the connection, and so fail the neighbours too.
+        let mut events = appends.iter().flat_map(|append| &append.events);
+        if events.any(|event| size_of(event) + ROOM_IN_PACKET > self.packet_bytes) {
+            let reason = format!("an event is larger than max_allowed_packet, {} bytes", self.packet_bytes);
+            return Err(StoreError::Refused(reason));
+        }
         self.transact(|backend| backend.store(appends, received_at))
     }
 
@@ -476,8 +477,8 @@ fn connect(database: &ServerDatabase, time_limit: Duration) -> anyhow::Result<Co
         .tcp_connect_timeout(Some(CONNECT_TIMEOUT))
         .read_timeout(Some(time_limit))
         .write_timeout(Some(time_limit))
-        // The server's default may cut strings short; ours never does.
-        .init(vec!["SET sql_mode = 'STRICT_ALL_TABLES'"]);
+        // The server's defaults may cut strings short, and read literals in other ways than they are written.
+        .init(vec!["SET NAMES utf8mb4, sql_mode = 'STRICT_ALL_TABLES'"]);
     options = if database.is_local_socket() {
         options.socket(Some(&database.host))
     } else {

@@ -116,7 +116,7 @@ impl PostgresBackend {
     /// Why it cannot be used, and what to do.
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<PostgresBackend> {
         let mut connection = Connection::open(database, WRITE_TIME, options)?;
-        for check in server::WRITE_CHECKS {
+        for check in server::checks_of(options) {
             connection.client.batch_execute(check).map_err(|error| cannot_use(database, &error))?;
         }
         Ok(PostgresBackend { connection, last_use: Instant::now(), database: database.clone(), options })

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 
+use super::StoreOptions;
 use super::location::{ServerDatabase, TlsMode};
 use crate::core::hint::hinted;
 use crate::tls::{Identity, Trust, client_config};
@@ -22,11 +23,27 @@ pub const CONFLICT_RETRIES: usize = 10;
 
 /// Statements that write nothing, and that a server refuses to a login that may not store events, or where it
 /// takes no writes from anyone.
-pub const WRITE_CHECKS: [&str; 3] = [
+const WRITE_CHECKS: [&str; 6] = [
     "UPDATE last_event SET id = id WHERE 1 = 0",
     "INSERT INTO events SELECT * FROM events WHERE 1 = 0",
     "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys WHERE 1 = 0",
+    "INSERT INTO deliveries SELECT * FROM deliveries WHERE 1 = 0",
+    "UPDATE deliveries SET held = held WHERE 1 = 0",
+    "UPDATE outbox_lock SET id = id WHERE 1 = 0",
 ];
+
+/// The same for a login that may not forget events.
+const FORGET_CHECKS: [&str; 3] = [
+    "DELETE FROM events WHERE 1 = 0",
+    "DELETE FROM idempotency_keys WHERE 1 = 0",
+    "DELETE FROM deliveries WHERE 1 = 0",
+];
+
+/// What a login is asked to do, and does not, before the first event comes.
+pub fn checks_of(options: StoreOptions) -> impl Iterator<Item = &'static str> {
+    let forgets = FORGET_CHECKS.into_iter().filter(move |_| options.forgets);
+    WRITE_CHECKS.into_iter().chain(forgets)
+}
 
 /// Whether a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +105,10 @@ pub fn check_prepared(database: &ServerDatabase, version: usize, known: usize) -
     if version == known {
         return Ok(());
     }
-    let problem = format!("cannot open `{database}`: it is not prepared");
+    let problem = match version {
+        0 => format!("cannot open `{database}`: it is not prepared"),
+        _ => format!("cannot open `{database}`: its schema is version {version}, older than {known}"),
+    };
     let hint = format!("run eventctl init-db --db '{database}' as a user who may create tables");
     Err(hinted(problem, hint))
 }
@@ -106,4 +126,21 @@ pub fn weak_durability(database: &ServerDatabase, setting: &str, value: &str, wa
         problem,
         format!("set {setting} = {wanted} on the server, or allow it with --allow-weak-durability"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::location::StoreLocation;
+    use super::*;
+
+    #[test]
+    fn an_older_schema_is_told_from_none() {
+        let location: StoreLocation = "postgres://u@h/d".parse().unwrap();
+        let StoreLocation::Postgres(database) = location else { panic!("{location}") };
+        let refusal = |version| check_prepared(&database, version, 2).unwrap_err().to_string();
+        assert_eq!(refusal(0), "cannot open `postgres://u@h/d`: it is not prepared");
+        assert_eq!(refusal(1), "cannot open `postgres://u@h/d`: its schema is version 1, older than 2");
+        assert_eq!(refusal(3), "cannot open `postgres://u@h/d`: its schema is version 3, newer than 2");
+        assert!(check_prepared(&database, 2, 2).is_ok());
+    }
 }

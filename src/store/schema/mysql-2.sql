@@ -5,7 +5,7 @@
 -- created_at, due_at, settled_at, attempted_at: microseconds UTC since 1970; due_at: when a pending one is
 -- tried next, when the claim on one that is being sent runs out, null once settled.
 -- message_id: the first event of the message that it was last a part of; claimed_by: the process that sent it.
-CREATE TABLE deliveries (
+CREATE TABLE IF NOT EXISTS deliveries (
     event_id BIGINT NOT NULL,
     channel VARCHAR(255) NOT NULL,
     digest CHAR(64) NOT NULL,
@@ -20,16 +20,12 @@ CREATE TABLE deliveries (
     claimed_by CHAR(36),
     repeats BIGINT,
     last_error TEXT,
-    PRIMARY KEY (event_id, channel)
+    PRIMARY KEY (event_id, channel),
+    INDEX deliveries_by_due (channel, due_at),
+    INDEX deliveries_by_attempt (channel, attempted_at),
+    INDEX deliveries_by_digest (channel, digest, created_at)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
-CREATE INDEX deliveries_by_due ON deliveries (channel, due_at);
-CREATE INDEX deliveries_by_attempt ON deliveries (channel, attempted_at);
-CREATE INDEX deliveries_by_digest ON deliveries (channel, digest, created_at);
-
 -- Whoever claims deliveries locks its only row.
-CREATE TABLE outbox_lock (id INTEGER PRIMARY KEY) ENGINE = InnoDB;
-INSERT INTO outbox_lock VALUES (1);
-
--- Old keys are forgotten with their events.
-CREATE INDEX idempotency_keys_by_event ON idempotency_keys (first_id);
+CREATE TABLE IF NOT EXISTS outbox_lock (id INTEGER PRIMARY KEY) ENGINE = InnoDB;
+INSERT IGNORE INTO outbox_lock VALUES (1);

@@ -17,12 +17,17 @@ on_every_server!(
     an_unknown_authority_is_refused,
     another_name_is_refused_unless_only_the_authority_counts,
     a_certificate_that_cannot_be_read_is_named,
+    a_certificate_of_our_own_lets_us_in,
+    a_socket_is_as_good_as_a_port,
 );
 
+/// Where the servers have their sockets and their certificate.
+fn servers() -> PathBuf {
+    env::var_os("EVENTCTL_TEST_SERVERS").expect("EVENTCTL_TEST_SERVERS is missing: see .ci/servers").into()
+}
+
 fn certificate() -> PathBuf {
-    let servers =
-        env::var_os("EVENTCTL_TEST_SERVERS").expect("EVENTCTL_TEST_SERVERS is missing: see .ci/servers");
-    PathBuf::from(servers).join("cert.pem")
+    servers().join("cert.pem")
 }
 
 /// A URL with a mode and an authority, in the words of PostgreSQL.
@@ -149,6 +154,62 @@ fn a_certificate_that_cannot_be_read_is_named(store: &TestStore) {
     let (error, hint) = store.refusal("tail", &encrypted(store, &store.url, "verify-ca", None));
     assert!(error.ends_with("no authority is named"), "{error}");
     assert!(hint.contains("sslrootcert") && hint.contains("ssl-ca"), "{hint}");
+}
+
+fn a_certificate_of_our_own_lets_us_in(store: &TestStore) {
+    store.prepare();
+    let is_postgres = store.url.starts_with("postgres");
+    // The one login that PostgreSQL here asks for a certificate; the server's own is the authority.
+    let (name, create, drop) = match is_postgres {
+        true => {
+            let drop = "DROP ROLE IF EXISTS certified".to_owned();
+            ("certified".to_owned(), format!("{drop}; CREATE ROLE certified LOGIN SUPERUSER"), drop)
+        }
+        false => {
+            let name = format!("{}_certified", store.name);
+            let create =
+                format!("CREATE USER {name} REQUIRE X509;\nGRANT SELECT ON {}.* TO {name}", store.name);
+            let drop = format!("DROP USER {name}");
+            (name, create, drop)
+        }
+    };
+    store.execute(&create);
+    let url = encrypted(store, &store.url_with(|url| url.set_username(&name).unwrap()), "require", None);
+    let names = if is_postgres { ["sslcert", "sslkey"] } else { ["ssl-cert", "ssl-key"] };
+    let with = |certificate: &str, key: &str| format!("{url}&{}={certificate}&{}={key}", names[0], names[1]);
+    let [certificate, key] =
+        ["cert.pem", "key.pem"].map(|name| servers().join(name).to_str().unwrap().to_owned());
+    let (anonymous, _) = store.refusal("tail", &url);
+    Authority::new("another").issue("another").write(store.path(), "another");
+    let (another, _) = store.refusal("tail", &with("another.pem", "another.key"));
+    let (half, hint) = store.refusal("tail", &format!("{url}&{}={certificate}", names[0]));
+    let output = store.command_at("tail", &with(&certificate, &key)).output().unwrap();
+    store.execute(&drop);
+    assert!(output.status.success(), "{output:?}");
+    assert!(anonymous.contains("certificate") || anonymous.contains("denied"), "{anonymous}");
+    assert!(another.starts_with("cannot connect to "), "{another}");
+    assert!(half.ends_with("certificate and key go together"), "{half}");
+    assert!(hint.starts_with("give both sslcert and sslkey"), "{hint}");
+}
+
+fn a_socket_is_as_good_as_a_port(store: &TestStore) {
+    store.prepare();
+    let servers = servers();
+    let folder = servers.to_str().unwrap();
+    let server: url::Url = store.url.parse().unwrap();
+    let (name, port) = (&store.name, server.port().unwrap());
+    let url = match store.url.starts_with("postgres") {
+        true => format!("postgres:///{name}?host={folder}&port={port}"),
+        false => format!("mysql://root@localhost/{name}?socket={folder}/mysql.sock"),
+    };
+    // The address is of no use.
+    let mut consume = store.command_at("consume", &url);
+    store.start(consume.env("PGUSER", "postgres")).store("a", "b");
+    assert_eq!(store.payloads(), ["b"]);
+    let missing = url.replace(folder, "/no/such/folder");
+    let (error, hint) = store.refusal("tail", &missing);
+    assert!(error.starts_with(&format!("cannot connect to `{missing}`: ")), "{error}");
+    assert!(hint.starts_with("check host, port"), "{hint}");
 }
 
 #[cfg(feature = "postgres")]

@@ -4,12 +4,14 @@ use std::thread;
 
 use serde_json::Value;
 
-use super::database::{TestStore, on_every_store, store_all};
+use super::database::{TestStore, on_every_server, on_every_store, store_all};
 use crate::util::http::event;
+use crate::util::wait_until;
 
 on_every_store!(
     an_event_comes_back_byte_for_byte,
     the_largest_payload_comes_back,
+    more_than_a_database_takes_at_once_comes_back,
     the_longest_type_comes_back,
     a_nul_is_refused,
     types_are_told_apart_byte_by_byte,
@@ -18,6 +20,12 @@ on_every_store!(
     concurrent_lists_stay_together,
     a_server_that_takes_writes_is_ready,
 );
+
+mod servers {
+    super::on_every_server!(a_failure_in_the_midst_of_a_batch_stores_none_of_it);
+
+    use super::a_failure_in_the_midst_of_a_batch_stores_none_of_it;
+}
 
 /// Strings that something between the request and the disk could change.
 const STRINGS: [&str; 26] = [
@@ -84,6 +92,29 @@ fn the_largest_payload_comes_back(store: &TestStore) {
     server.store("large", &plain);
     assert!(store.payloads() == [payload.clone(), plain], "a payload was changed");
     assert!(server.connect().get("/event/1").json()["event_payload"] == payload);
+}
+
+fn more_than_a_database_takes_at_once_comes_back(store: &TestStore) {
+    store.prepare();
+    let server = store.consume(&["--body-limit", "48MiB"]);
+    // MariaDB takes queries of 16 MiB, and each quote is two bytes of one.
+    let large = "'".repeat(1 << 20);
+    let largest = "'".repeat(9 << 20);
+    let payloads = [&["first", &largest][..], &[large.as_str(); 16], &["", "last"]].concat();
+    let events: Vec<(&str, &str)> = payloads.iter().map(|payload| ("a", *payload)).collect();
+    store_all(&server, &events);
+    if store.url.starts_with("mysql") {
+        let response = server.connect().post_event("a", &"x".repeat(16 << 20));
+        assert!(response.status == 503 && response.text().contains("refuses this request"), "{response:?}");
+        assert_eq!(server.connect().get("/ready").status, 200);
+    }
+    server.store("a", "after");
+    let stored = store.stored();
+    let expected = payloads.into_iter().chain(["after"]);
+    for ((id, _, payload), (place, expected)) in stored.iter().zip((1..).zip(expected)) {
+        assert!((*id, payload.as_str()) == (place, expected), "{id} is not {place}, or has been changed");
+    }
+    assert_eq!(stored.len(), 21);
 }
 
 fn the_longest_type_comes_back(store: &TestStore) {
@@ -153,6 +184,39 @@ fn a_list_is_stored_whole_or_not_at_all(store: &TestStore) {
     let events: Vec<(&str, &str)> = payloads.iter().map(|payload| ("a", payload.as_str())).collect();
     store_all(&server, &events);
     assert_eq!(store.payloads(), payloads);
+}
+
+fn a_failure_in_the_midst_of_a_batch_stores_none_of_it(store: &TestStore) {
+    let server = store.prepare_and_consume();
+    server.store("a", "before");
+    store.execute(match store.url.starts_with("postgres") {
+        true => {
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF NEW.event_type = 'bad' THEN RAISE 'no'; END IF; RETURN NEW; END $$; \
+             CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()"
+        }
+        false => {
+            "CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW \
+             IF NEW.event_type = 'bad' THEN SIGNAL SQLSTATE '45000'; END IF"
+        }
+    });
+    let list = format!("[{},{},{}]", event("a", "1"), event("bad", "2"), event("a", "3"));
+    let long = format!("[{}{}]", format!("{},", event("a", "")).repeat(100), event("bad", ""));
+    for (key, list) in [("first", &list), ("second", &long)] {
+        let response = server.connect().try_post_with_key(key, list).unwrap();
+        assert_eq!(response.status, 503, "{response:?}");
+        wait_until(|| (server.connect().get("/ready").status == 200).then_some(()));
+        assert_eq!(server.connect().post(list).status, 503);
+        wait_until(|| (server.connect().get("/ready").status == 200).then_some(()));
+    }
+    assert_eq!(store.payloads(), ["before"]);
+    store.execute(match store.url.starts_with("postgres") {
+        true => "DROP TRIGGER refuse ON events",
+        false => "DROP TRIGGER refuse",
+    });
+    let response = server.connect().try_post_with_key("first", &list).unwrap();
+    assert_eq!(response.status, 201, "{response:?}");
+    assert_eq!(store.payloads(), ["before", "1", "2", "3"]);
 }
 
 fn concurrent_lists_stay_together(store: &TestStore) {
