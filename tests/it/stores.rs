@@ -5,6 +5,7 @@ mod database;
 mod events;
 mod keys;
 mod listing;
+mod maintenance;
 mod preparing;
 mod tailing;
 mod tokens;
