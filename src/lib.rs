@@ -25,5 +25,6 @@ pub mod manual;
 pub mod propagate;
 pub mod shutdown;
 pub mod store;
+pub mod systemd;
 pub mod tail;
 pub mod tls;

@@ -14,12 +14,11 @@ use serde_json::ser::{Formatter, Serializer};
 
 use crate::cli::{Color, EventFormat, Lines, TailOptions};
 use crate::core::event::StoredEvent;
-use crate::core::hint::hinted;
 use crate::core::query::Query;
 use crate::core::text::{is_unsafe, printable};
 use crate::core::timestamp::Timestamp;
 use crate::store;
-use crate::store::backend::{Delivery, DeliveryState, Reader, StoreError};
+use crate::store::backend::{Delivery, DeliveryState, Reader, StoreError, TypeStatistics};
 
 /// How long a follower waits between two looks: a new event shows well within 100 ms.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(25);
@@ -66,9 +65,16 @@ fn show_statistics(
     match options.output {
         EventFormat::Text => stats::print_text(&mut printer.output, &statistics)?,
         EventFormat::Json | EventFormat::Ndjson => printer.print_json(&stats::to_json(&statistics))?,
-        EventFormat::Csv => return Err(hinted("statistics are no table", "give -o json, or -o text")),
+        EventFormat::Csv => {
+            for kind in &statistics.types {
+                printer.print_csv_header()?;
+                let TypeStatistics { event_type, count, first, last } = kind;
+                let event_type = printer.field(event_type);
+                write!(printer.output, "{event_type},{count},{first},{last}\r\n")?;
+            }
+        }
     }
-    Ok(printer.output.flush()?)
+    Ok(printer.flush()?)
 }
 
 /// The filters of the options.
@@ -246,7 +252,11 @@ impl<W: Write> Printer<W> {
             Color::Never => false,
             Color::Auto => on_terminal && allowed,
         };
-        let columns = if options.alerts { ALERT_COLUMNS } else { EVENT_COLUMNS };
+        let columns = match (options.alerts, options.stats) {
+            (true, _) => ALERT_COLUMNS,
+            (false, true) => "event_type,count,first,last",
+            (false, false) => EVENT_COLUMNS,
+        };
         let header = (options.output == EventFormat::Csv).then_some(columns);
         Printer { output, format: options.output, color, on_terminal, header }
     }

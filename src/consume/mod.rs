@@ -41,6 +41,7 @@ use crate::core::hint::{Hint, hinted};
 use crate::exposition;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreLimits, StoreOptions};
+use crate::systemd::Supervisor;
 
 /// How long to wait before accepting again when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -110,6 +111,8 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let mut forgetting = pin!(retention::keep(&forgetting, options.keep, options.keep_events));
     let mut server = Server::new(&options, listener, store, access, tls.clone(), alerts, metrics);
     eprintln!("listening on {scheme}://{address}");
+    let mut supervisor = Supervisor::from_environment();
+    supervisor.ready(&format!("listening on {scheme}://{address}"));
     {
         let mut accepting = pin!(server.accept());
         loop {
@@ -119,10 +122,12 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
                 () = hung_up(&mut hangup) => reload(tls.as_deref()),
                 () = scraping.as_mut() => unreachable!("metrics are served for ever"),
                 () = forgetting.as_mut() => unreachable!("events grow old for ever"),
+                () = supervisor.watch() => {}
                 () = writer.died() => anyhow::bail!("the store's writer thread has stopped"),
             }
         }
     }
+    supervisor.stopping();
     let deadline = Instant::now() + options.drain_timeout;
     let connections = server.drain();
     let connections_deadline = deadline - options.drain_timeout / CLOSING_SHARE;

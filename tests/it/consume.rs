@@ -15,6 +15,7 @@ mod refusals;
 mod retention;
 mod slow;
 mod strings;
+mod supervised;
 mod tls;
 pub mod tokens;
 mod waiting;

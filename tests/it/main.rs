@@ -7,6 +7,7 @@ mod util;
 mod alerts;
 mod consume;
 mod durability;
+mod examples;
 mod init_db;
 mod layout;
 mod manual;
