@@ -7,10 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
-use lettre::transport::smtp::PoolConfig;
-use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
-use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message as Mail, Tokio1Executor};
+use lettre::transport::smtp::Error as SmtpError;
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{
+    AsyncSmtpConnection, Certificate, CertificateStore, Tls, TlsParameters,
+};
+use lettre::transport::smtp::extension::ClientId;
+use lettre::{Address, Message as Mail};
+use tokio::time::timeout;
 
 use super::Failure;
 use super::render::{Part, Templates};
@@ -20,11 +24,15 @@ use crate::core::text::excerpt;
 use crate::store::backend::Message;
 use crate::tls::read_certificates;
 
-/// How long the server may take to answer a command.
-const COMMAND_TIME: Duration = Duration::from_secs(10);
+/// How long one of the server's addresses may take to be connected to, so that there is time for the next.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
 
-/// How long a connection is kept for the next mail.
-const IDLE_TIME: Duration = Duration::from_secs(30);
+/// How long a mail may take: with the farewell, less than an attempt has in all. What is cut off after the
+/// server took the mail is sent twice.
+const MAIL_TIME: Duration = Duration::from_secs(18);
+
+/// How long the server may take to say good-bye.
+const FAREWELL_TIME: Duration = Duration::from_secs(1);
 
 /// Answers that say something about us and not about the mail (RFC 4954): another password helps.
 const LOGIN_CODES: [u16; 4] = [530, 534, 535, 538];
@@ -57,9 +65,13 @@ pub enum MailEncryption {
     Implicit,
 }
 
-/// Sends mail.
+/// Sends mail, each over a connection of its own: one that an attempt was cut off on is in an unknown state,
+/// and must not be met by the next.
 pub struct Mailer {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    host: String,
+    port: u16,
+    tls: Tls,
+    credentials: Option<Credentials>,
     sender: Mailbox,
 }
 
@@ -101,16 +113,16 @@ impl Mailer {
             MailEncryption::Auto if local => Tls::Opportunistic(tls),
             MailEncryption::Auto | MailEncryption::StartTls => Tls::Required(tls),
         };
-        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
-            .port(settings.port)
-            .tls(tls)
-            .timeout(Some(COMMAND_TIME))
-            .pool_config(PoolConfig::new().max_size(4).idle_timeout(IDLE_TIME));
-        if let Some(password) = &settings.password {
-            let user = settings.user.clone().unwrap_or_else(|| sender.email.to_string());
-            builder = builder.credentials(Credentials::new(user, password.expose().to_owned()));
-        }
-        Ok(Some(Mailer { transport: builder.build(), sender }))
+        let user = settings.user.clone().unwrap_or_else(|| sender.email.to_string());
+        let password = settings.password.as_ref();
+        Ok(Some(Mailer {
+            host: host.to_owned(),
+            port: settings.port,
+            tls,
+            credentials: password
+                .map(|password| Credentials::new(user.clone(), password.expose().to_owned())),
+            sender,
+        }))
     }
 
     /// Sends a message to a mailbox.
@@ -127,18 +139,55 @@ impl Mailer {
         let mail = self
             .mail(to, message, template, templates)
             .map_err(|error| Failure::Permanent { reason: format!("cannot write the mail: {error}") })?;
-        match self.transport.send(mail).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let reason = excerpt(&chain_of(&error), 300);
-                let code = error.status().map(u16::from);
-                let about_us = code.is_some_and(|code| LOGIN_CODES.contains(&code));
-                Err(match error.is_permanent() && !about_us {
-                    true => Failure::Permanent { reason },
-                    false => Failure::Transient { reason, retry_after: Duration::ZERO },
-                })
+        let sending = timeout(MAIL_TIME, async {
+            // Nothing that goes wrong before the mail is named says anything of it, whatever the code.
+            let transient = |error| self.transient(&error);
+            let mut connection = self.connect().await.map_err(transient)?;
+            let sent = connection.send(mail.envelope(), &mail.formatted()).await;
+            sent.map_err(|error| self.failure_of(&error))?;
+            Ok(connection)
+        });
+        let late = || format!("the mail server took longer than {} s", MAIL_TIME.as_secs());
+        let mut connection = sending
+            .await
+            .unwrap_or_else(|_| Err(Failure::Transient { reason: late(), retry_after: Duration::ZERO }))?;
+        // The server has the mail; how it takes its leave makes no difference.
+        let _ = timeout(FAREWELL_TIME, connection.quit()).await;
+        Ok(())
+    }
+
+    /// A connection that is encrypted and logged in, as far as it is to be.
+    async fn connect(&self) -> Result<AsyncSmtpConnection, SmtpError> {
+        let name = ClientId::default();
+        let wrapper = if let Tls::Wrapper(tls) = &self.tls { Some(tls.clone()) } else { None };
+        let server = (self.host.as_str(), self.port);
+        let connecting =
+            AsyncSmtpConnection::connect_tokio1(server, Some(CONNECT_TIME), &name, wrapper, None);
+        let mut connection = connecting.await?;
+        match &self.tls {
+            Tls::Required(tls) => connection.starttls(tls.clone(), &name).await?,
+            Tls::Opportunistic(tls) if connection.can_starttls() => {
+                connection.starttls(tls.clone(), &name).await?;
             }
+            _ => {}
         }
+        if let Some(credentials) = &self.credentials {
+            connection.auth(DEFAULT_MECHANISMS, credentials).await?;
+        }
+        Ok(connection)
+    }
+
+    fn failure_of(&self, error: &SmtpError) -> Failure {
+        let code = error.status().map(u16::from);
+        let about_us = code.is_some_and(|code| LOGIN_CODES.contains(&code));
+        match error.is_permanent() && !about_us {
+            true => Failure::Permanent { reason: excerpt(&chain_of(error), 300) },
+            false => self.transient(error),
+        }
+    }
+
+    fn transient(&self, error: &SmtpError) -> Failure {
+        Failure::Transient { reason: excerpt(&chain_of(error), 300), retry_after: Duration::ZERO }
     }
 
     fn mail(
@@ -173,7 +222,7 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
-fn chain_of(error: &lettre::transport::smtp::Error) -> String {
+fn chain_of(error: &SmtpError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

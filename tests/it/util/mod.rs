@@ -3,6 +3,7 @@
 pub mod disk;
 pub mod http;
 pub mod http2;
+pub mod mail;
 pub mod receiver;
 pub mod tls;
 
