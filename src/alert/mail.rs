@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::Error as SmtpError;
@@ -73,6 +75,8 @@ pub struct Mailer {
     tls: Tls,
     credentials: Option<Credentials>,
     sender: Mailbox,
+    /// What no error may repeat, as it is and as it goes over the wire.
+    secrets: Vec<Secret>,
 }
 
 impl Mailer {
@@ -122,6 +126,7 @@ impl Mailer {
             credentials: password
                 .map(|password| Credentials::new(user.clone(), password.expose().to_owned())),
             sender,
+            secrets: password.map(|password| forms_of(&user, password)).unwrap_or_default(),
         }))
     }
 
@@ -181,13 +186,20 @@ impl Mailer {
         let code = error.status().map(u16::from);
         let about_us = code.is_some_and(|code| LOGIN_CODES.contains(&code));
         match error.is_permanent() && !about_us {
-            true => Failure::Permanent { reason: excerpt(&chain_of(error), 300) },
+            true => Failure::Permanent { reason: self.reason_of(error) },
             false => self.transient(error),
         }
     }
 
     fn transient(&self, error: &SmtpError) -> Failure {
-        Failure::Transient { reason: excerpt(&chain_of(error), 300), retry_after: Duration::ZERO }
+        Failure::Transient { reason: self.reason_of(error), retry_after: Duration::ZERO }
+    }
+
+    /// What an error says, without the password: some servers repeat what they do not accept.
+    fn reason_of(&self, error: &SmtpError) -> String {
+        let text = chain_of(error);
+        let hide = |text: String, secret: &Secret| text.replace(secret.expose(), "[not shown]");
+        excerpt(&self.secrets.iter().fold(text, hide), 300)
     }
 
     fn mail(
@@ -214,6 +226,14 @@ impl Mailer {
         mail.headers_mut().insert_raw(HeaderValue::new(automatic, "auto-generated".to_owned()));
         Ok(mail)
     }
+}
+
+/// A password, and what SMTP makes of it (RFC 4616, and LOGIN).
+fn forms_of(user: &str, password: &Secret) -> Vec<Secret> {
+    let plain = format!("\0{user}\0{}", password.expose());
+    let encoded = [STANDARD.encode(plain), STANDARD.encode(password.expose())];
+    let encoded = encoded.iter().filter_map(|form| form.parse().ok());
+    std::iter::once(password.clone()).chain(encoded).collect()
 }
 
 /// Whether a host is this machine.
