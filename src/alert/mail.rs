@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::Failure;
 use super::render::{Part, Templates};
-use crate::core::hint::{Hint, hinted};
+use crate::core::hint::hinted;
 use crate::core::secret::Secret;
 use crate::core::text::excerpt;
 use crate::store::backend::Message;
@@ -85,18 +85,14 @@ impl Mailer {
     /// # Errors
     /// A setting is missing or cannot be used.
     pub fn new(settings: &MailSettings, authorities: Option<&Path>) -> anyhow::Result<Option<Mailer>> {
-        let Some(host) = settings.host.as_deref().filter(|host| !host.is_empty()) else { return Ok(None) };
+        let host = settings.host.as_deref().map(|host| host.trim_matches(['[', ']']));
+        let Some(host) = host.filter(|host| !host.is_empty()) else { return Ok(None) };
         let local = is_loopback(host);
         if settings.password.is_none() && !local {
             let problem = format!("the mail server `{}` has no password", excerpt(host, 100));
             return Err(hinted(problem, "set SMTP_PASSWORD, or give --smtp-password-file FILE"));
         }
-        let sender = settings.sender.clone().or_else(|| settings.user.clone());
-        let sender = sender.filter(|sender| !sender.is_empty()).unwrap_or_default();
-        let sender: Mailbox = sender
-            .parse()
-            .map_err(|_| anyhow::anyhow!("mail has no sender"))
-            .hint("set SENDER_ADDR, or give --sender-addr alerts@example.com")?;
+        let sender = sender_of(settings)?;
         let tls = TlsParameters::builder(host.to_owned());
         let tls = match authorities {
             None => tls.certificate_store(CertificateStore::WebpkiRoots),
@@ -228,6 +224,15 @@ impl Mailer {
     }
 }
 
+/// Who mail is from.
+fn sender_of(settings: &MailSettings) -> anyhow::Result<Mailbox> {
+    let hint = "set SENDER_ADDR, or give --sender-addr alerts@example.com";
+    let sender = settings.sender.as_ref().or(settings.user.as_ref()).filter(|sender| !sender.is_empty());
+    let sender = sender.ok_or_else(|| hinted("mail has no sender", hint))?;
+    let problem = || format!("cannot send mail from `{}`: it is no address", excerpt(sender, 100));
+    sender.parse().map_err(|_| hinted(problem(), hint))
+}
+
 /// A password, and what SMTP makes of it (RFC 4616, and LOGIN).
 fn forms_of(user: &str, password: &Secret) -> Vec<Secret> {
     let plain = format!("\0{user}\0{}", password.expose());
@@ -238,7 +243,7 @@ fn forms_of(user: &str, password: &Secret) -> Vec<Secret> {
 
 /// Whether a host is this machine.
 fn is_loopback(host: &str) -> bool {
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let address = host.parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 

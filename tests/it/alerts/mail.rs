@@ -2,6 +2,7 @@
 
 mod delivery;
 mod failures;
+mod settings;
 
 use std::net::SocketAddr;
 use std::path::Path;
