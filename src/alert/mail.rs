@@ -36,6 +36,10 @@ const MAIL_TIME: Duration = Duration::from_secs(18);
 /// How long the server may take to say good-bye.
 const FAREWELL_TIME: Duration = Duration::from_secs(1);
 
+/// How many bytes are in an encoded word: with `Subject: ` before it, it fits into the 76 characters that
+/// RFC 2047 gives to a line.
+const WORD_BYTES: usize = 39;
+
 /// Answers that say something about us and not about the mail (RFC 4954): another password helps.
 const LOGIN_CODES: [u16; 4] = [530, 534, 535, 538];
 
@@ -206,18 +210,27 @@ impl Mailer {
         templates: &Templates,
     ) -> Result<Mail, lettre::error::Error> {
         let render = |part| templates.render(&message.events, template, part);
-        let part = |kind, text| SinglePart::builder().header(kind).body(text);
+        // The library adds carriage returns one by one, each of which moves all text behind it.
+        let part = |kind, text: String| SinglePart::builder().header(kind).body(text.replace('\n', "\r\n"));
         let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
+        let subject = render(Part::Subject);
         let mut mail = Mail::builder()
             .message_id(Some(format!("<{}@{}>", super::identity_of(message), self.sender.email.domain())))
             .from(self.sender.clone())
             .to(to.clone().into())
-            .subject(render(Part::Subject))
+            .subject(subject.clone())
             .multipart(
                 MultiPart::alternative()
                     .singlepart(part(ContentType::TEXT_PLAIN, render(Part::Text)))
                     .singlepart(part(ContentType::TEXT_HTML, render(Part::Html))),
             )?;
+        // The library loses spaces between words that it encodes, and what looks like an encoded word and is
+        // none would be decoded, to line breaks if it likes.
+        if !subject.is_ascii() || subject.contains("=?") {
+            let name = HeaderName::new_from_ascii_str("Subject");
+            let encoded = encoded_words(&subject);
+            mail.headers_mut().insert_raw(HeaderValue::dangerous_new_pre_encoded(name, subject, encoded));
+        }
         // RFC 3834: nobody answers it by a machine.
         mail.headers_mut().insert_raw(HeaderValue::new(automatic, "auto-generated".to_owned()));
         Ok(mail)
@@ -239,6 +252,21 @@ fn forms_of(user: &str, password: &Secret) -> Vec<Secret> {
     let encoded = [STANDARD.encode(plain), STANDARD.encode(password.expose())];
     let encoded = encoded.iter().filter_map(|form| form.parse().ok());
     std::iter::once(password.clone()).chain(encoded).collect()
+}
+
+/// Text as encoded words of RFC 2047, a line each.
+fn encoded_words(text: &str) -> String {
+    let mut words = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        // A word holds whole characters.
+        let ends = rest.char_indices().map(|(at, character)| at + character.len_utf8());
+        let end = ends.take_while(|end| *end <= WORD_BYTES).last().unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(end);
+        words.push(format!("=?utf-8?b?{}?=", STANDARD.encode(word)));
+        rest = behind;
+    }
+    words.join("\r\n ")
 }
 
 /// Whether a host is this machine.

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod failures;
+mod hostile;
 mod settings;
 
 use std::net::SocketAddr;
