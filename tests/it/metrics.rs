@@ -53,7 +53,7 @@ fn requests_events_and_commits_are_counted() {
     }
     let list = format!("[{},{},{}]", event("a", "x"), event("a", "y"), event("a", "z"));
     assert_eq!(server.connect().post(list).status, 201);
-    assert_eq!(server.connect().post("{}".to_owned()).status, 400);
+    assert_eq!(server.connect().post("{}").status, 400);
     assert_eq!(server.connect().get("/event/1").status, 200);
     assert_eq!(server.connect().get("/event/999").status, 404);
     let samples = scrape(server.address);
