@@ -1,5 +1,6 @@
 //! The HTTP client: http and https, HTTP/1.1 and HTTP/2, bounded in time and in what it reads.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ use crate::tls::certificate_problem;
 
 /// How much of a response's body is read, in bytes; the connection of a longer one is given up.
 const RESPONSE_LIMIT_BYTES: usize = 256 << 10;
+
+/// How long the body of a response is waited for whose status says all that is asked for.
+const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// The longest wait that a receiver can ask for with `Retry-After`.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
@@ -64,7 +68,7 @@ impl HttpClient {
     pub async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
         let exchange = async {
             let response = self.client.request(request).await;
-            let response = response.map_err(|error| match certificate_problem(&error) {
+            let response = response.map_err(|error| match certificate_problem(&error, "--cacert") {
                 Some(problem) => anyhow::anyhow!(problem),
                 None => error.into(),
             })?;
@@ -89,15 +93,17 @@ pub enum Reach {
 /// Sends a request over a connection of its own, to an address that was looked at before: a host that stands for
 /// another address from one moment to the next is of no use. Redirects are not followed.
 ///
+/// The head of the response is all that counts: once it is there, a body that does not end changes nothing.
+///
 /// # Errors
-/// The address is out of reach, the connection fails, or the response does not arrive in time.
+/// The address is out of reach, the connection fails, or the head does not arrive in time.
 pub async fn send_once(
     url: &Url,
     mut request: Request<Full<Bytes>>,
     tls: &Arc<ClientConfig>,
     reach: Reach,
     time_limit: Duration,
-) -> anyhow::Result<Response<Bytes>> {
+) -> anyhow::Result<Response<()>> {
     let host = url.host_str().context("the URL has no host")?;
     *request.uri_mut() = url[url::Position::BeforePath..url::Position::AfterQuery].parse()?;
     let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
@@ -110,7 +116,7 @@ pub async fn send_once(
         }
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
         let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
-        let stream = connecting.map_err(|error| match certificate_problem(&error) {
+        let stream = connecting.map_err(|error| match certificate_problem(&error, "--alert-cacert") {
             Some(problem) => anyhow::anyhow!(problem),
             None => anyhow::Error::new(error).context("cannot encrypt"),
         })?;
@@ -142,15 +148,24 @@ async fn connect(url: &Url, reach: Reach) -> anyhow::Result<TcpStream> {
 async fn exchange_on(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Full<Bytes>>,
-) -> anyhow::Result<Response<Bytes>> {
+) -> anyhow::Result<Response<()>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
-        Ok(Response::from_parts(head, read_to_end(body).await?))
+        // Some receivers take it amiss when they cannot finish what they say.
+        let _ = timeout(LINGER_TIME, read_to_end(body)).await;
+        Ok(Response::from_parts(head, ()))
     };
-    // The connection ends with its sender; what it fails with then is of no interest.
-    let (response, _) = tokio::join!(exchange, connection);
-    response
+    let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
+    tokio::select! {
+        response = &mut exchange => {
+            // What the connection fails with at its end is of no interest.
+            let _ = timeout(LINGER_TIME, connection).await;
+            response
+        }
+        // It ends first where it fails, or has read all of the response; the exchange knows which.
+        _ = &mut connection => exchange.await,
+    }
 }
 
 /// Reads a body so that its connection can be used again, unless it is too long.

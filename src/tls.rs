@@ -124,12 +124,13 @@ fn with_identity(
         .hint("give the key that belongs to the certificate")
 }
 
-/// What is wrong with the certificate of a server, where an error is about that, with what to do.
-pub fn certificate_problem(error: &(dyn Error + 'static)) -> Option<String> {
+/// What is wrong with the certificate of a server, where an error is about that, with what to do; `flag` is the
+/// setting that names authorities.
+pub fn certificate_problem(error: &(dyn Error + 'static), flag: &str) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(rustls::Error::InvalidCertificate(problem)) = error.downcast_ref() {
-            return Some(plain(problem));
+            return Some(plain(problem, flag));
         }
         // The source of an io::Error is that of the error inside of it.
         let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -138,10 +139,10 @@ pub fn certificate_problem(error: &(dyn Error + 'static)) -> Option<String> {
     None
 }
 
-fn plain(problem: &CertificateError) -> String {
+fn plain(problem: &CertificateError, flag: &str) -> String {
     match problem {
         CertificateError::UnknownIssuer => {
-            "the server's certificate is of an unknown authority: name it with --cacert".to_owned()
+            format!("the server's certificate is of an unknown authority: name it with {flag}")
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "the server's certificate has expired".to_owned()

@@ -2,7 +2,9 @@
 
 mod channels;
 mod crashes;
+mod hooks;
 mod mail;
+mod outcomes;
 
 use std::path::Path;
 
