@@ -250,7 +250,7 @@ fn one_line(text: &str) -> String {
 fn unknown<'a>(place: &str, key: &str, known: impl Iterator<Item = &'a str>) -> anyhow::Error {
     let distance = |name: &&str| strsim::damerau_levenshtein(name, key);
     let nearest = known.min_by_key(distance).unwrap_or_default();
-    hinted(format!("{place}: unknown key `{}`", redacted("", key)), format!("did you mean `{nearest}`?"))
+    hinted(format!("{place}: unknown key `{}`", redacted_url(key)), format!("did you mean `{nearest}`?"))
 }
 
 /// What stands behind a key: a scalar as it would be written behind the flag, a list, or an object, which is
@@ -404,9 +404,9 @@ fn explain(error: &clap::Error, arguments: &[OsString], layers: &Layers) -> anyh
     else {
         let message = match (error.kind(), text_of(ContextKind::InvalidArg)) {
             (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, _) => "expected a subcommand".to_owned(),
-            // What is in the wrong place may be a URL with a password.
+            // What is in the wrong place may be a URL with a password, or one that is a secret as a whole.
             (ErrorKind::UnknownArgument, Some(argument)) => {
-                format!("unexpected argument `{}` found", redacted("", &argument))
+                format!("unexpected argument `{}` found", redacted_url(&argument))
             }
             _ => one_line(error.to_string().trim_start_matches("error: ")).replace('\'', "`"),
         };
@@ -464,10 +464,19 @@ fn redacted(flag: &str, value: &str) -> String {
     format!("{}…{}", excerpt(scheme, 50), excerpt(&value[at..], 150))
 }
 
+/// A text that does not belong where it stands, without the URL that it may be.
+fn redacted_url(text: &str) -> String {
+    match text.find("://") {
+        Some(end) => excerpt(&text[..end + 3], 50) + "…",
+        None => redacted("", text),
+    }
+}
+
 /// A message of someone else's, in which each word may be a wrong value.
 fn redacted_words(message: &str) -> String {
-    let words =
-        message.split(' ').map(|word| if word.contains('@') { redacted("", word) } else { word.to_owned() });
+    let words = message.split(' ').map(|word| {
+        if word.contains('@') || word.contains("://") { redacted_url(word) } else { word.to_owned() }
+    });
     excerpt(&words.collect::<Vec<_>>().join(" "), 300)
 }
 
@@ -523,5 +532,6 @@ mod tests {
         assert_eq!(redacted("--endpoint", "\u{1b}://secret@\u{202e}"), "\\u{1b}://…@\\u{202e}");
         assert!(redacted("--db", &format!("x://secret@{}", "h".repeat(100_000))).len() < 300);
         assert_eq!(redacted_words("key a:secret@b is\nwrong"), "key …@b is\\nwrong");
+        assert_eq!(redacted_url("slack:https://hooks.slack.com/secret"), "slack:https://…");
     }
 }

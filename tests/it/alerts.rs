@@ -5,6 +5,7 @@ mod crashes;
 mod hooks;
 mod mail;
 mod outcomes;
+mod safety;
 
 use std::path::Path;
 
