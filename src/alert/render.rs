@@ -149,7 +149,8 @@ impl Templates {
 
     /// The text for events, which are not none; `template` is the name that the rule gives, if it gives one.
     ///
-    /// A template that fails is replaced by the one that is built in: the alert matters more than its words.
+    /// A template that fails is replaced by the next that fits, and the last by ids and types: the alert matters
+    /// more than its words.
     pub fn render(&self, events: &[StoredEvent], template: Option<&str>, part: Part) -> String {
         let environment = match part {
             Part::Subject | Part::Text | Part::Html => &self.mail,
@@ -174,7 +175,13 @@ impl Templates {
             }
         }
         let plain = events.iter().map(|event| format!("{} {}", event.id, printable(&event.event_type)));
-        shortened(plain.collect::<Vec<_>>().join("\n"), part)
+        let plain = plain.collect::<Vec<_>>().join("\n");
+        let escaped = match part {
+            Part::Subject | Part::Text => plain,
+            Part::Html | Part::Slack => escape_for_slack(&plain),
+            Part::Discord => escape_for_discord(&plain),
+        };
+        shortened(escaped, part)
     }
 }
 
@@ -241,13 +248,15 @@ fn shown_of(event: &StoredEvent, part: Part) -> Value {
     ])
 }
 
-/// The issues of a health alert; none for other events.
+/// The issues of a health alert; none for other events. A payload that is no list of them is one itself: an event
+/// of this type can be posted like any other.
 fn issues_of(events: &[StoredEvent]) -> Vec<String> {
-    let payload = match events {
-        [event] if event.event_type == HEALTH_ALERT => event.event_payload.as_str(),
-        _ => "[]",
-    };
-    let issues: Vec<String> = serde_json::from_str(payload).unwrap_or_default();
+    let [event] = events else { return Vec::new() };
+    if event.event_type != HEALTH_ALERT {
+        return Vec::new();
+    }
+    let issues: Vec<String> =
+        serde_json::from_str(&event.event_payload).unwrap_or_else(|_| vec![event.event_payload.clone()]);
     let mut shown: Vec<String> = issues.iter().take(LISTED).map(|issue| excerpt(issue, LINE_LIMIT)).collect();
     if let Some(unlisted) = issues.len().checked_sub(LISTED).filter(|unlisted| *unlisted > 0) {
         shown.push(format!("and {unlisted} more"));

@@ -6,6 +6,7 @@ mod hooks;
 mod mail;
 mod outcomes;
 mod safety;
+mod templates;
 
 use std::path::Path;
 
