@@ -2,10 +2,14 @@
 
 mod channels;
 mod crashes;
+mod health_alert;
 mod hooks;
 mod mail;
 mod outcomes;
+mod restraint;
+mod rules;
 mod safety;
+mod shown;
 mod templates;
 
 use std::path::Path;
