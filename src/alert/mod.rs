@@ -172,11 +172,10 @@ impl Alerts {
         for (position, event) in events.iter().enumerate() {
             let matching = self.rules.iter().filter(|rule| rule.event_type.matches(event.event_type()));
             for channel in matching.filter_map(|rule| rule.channels.as_ref()).flatten() {
-                let known = |delivery: &NewDelivery| {
-                    delivery.position == position && delivery.channel == *channel.name()
-                };
-                // Two rules may name the same channel: once is enough.
-                if deliveries.iter().rev().any(known) {
+                // Two rules may name the same channel: once is enough. A request may have thousands of events, so
+                // only the deliveries of this one are looked at.
+                let mut own = deliveries.iter().rev().take_while(|delivery| delivery.position == position);
+                if own.any(|delivery| delivery.channel == *channel.name()) {
                     continue;
                 }
                 deliveries.push(NewDelivery {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -9,7 +10,7 @@ use tempfile::{TempDir, tempdir};
 use super::hooks::{Hook, start};
 use super::{deliveries, post_alert, wait_for_deliveries};
 use crate::util::http::event;
-use crate::util::{Consume, eventctl, refusal_of, stored_events, write_file};
+use crate::util::{Consume, PATIENCE, eventctl, refusal_of, stored_events, write_file};
 
 /// The ids of the events that a hook was sent, in order.
 fn ids(hook: &Hook) -> Vec<i64> {
@@ -49,6 +50,21 @@ fn each_matching_event_of_a_batch_is_told_and_no_other() {
     assert_eq!(connection.request("POST", "/event", &headers, lines.as_bytes()).status, 201);
     settle(&directory);
     assert_eq!(ids(&hook).last(), Some(&13));
+}
+
+#[test]
+fn a_large_batch_is_matched_in_time_that_grows_with_its_length() {
+    let hook = Hook::taking();
+    let channels = [&hook.url("/1")[..], &hook.url("/2")];
+    let (directory, server) =
+        start(&channels, &["--alert-on", "*", "--alert-rate", "1", "--body-limit", "4MiB"]);
+    let events: Vec<Value> =
+        (0..25_000).map(|n| json!({"event_type": "a", "event_payload": n.to_string()})).collect();
+    let begun = Instant::now();
+    assert_eq!(server.connect().post(json!(events).to_string()).status, 201);
+    // Ten times what it takes, and half of what it takes where each event is compared with all before it.
+    assert!(begun.elapsed() < PATIENCE / 3, "{:?}", begun.elapsed());
+    assert_eq!(deliveries(directory.path()).len(), 50_000);
 }
 
 #[test]
