@@ -9,7 +9,7 @@ use tempfile::tempdir;
 
 use super::hooks::{Hook, start, start_in, url_of_nobody};
 use super::{deliveries, post_alert, wait_for_deliveries};
-use crate::util::{Consume, assert_eventctl, eventctl, refusal_of, write_file};
+use crate::util::{Consume, Process, assert_eventctl, eventctl, refusal_of, write_file};
 
 /// Other ways to write addresses of this machine or of its networks.
 const LITERALS: [&str; 21] = [
@@ -250,9 +250,9 @@ fn urls_in_wrong_places_are_not_repeated() {
         commands.push(consume(directory.path(), &["--config", &name]));
     }
     for command in &mut commands {
-        let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{command:?}: {said}");
+        let mut process = Process::start(command);
+        let (status, said) = (process.wait(), process.stderr());
+        assert!(matches!(status.code(), Some(1 | 2)), "{command:?}: {said}");
         assert!(said.contains("hint: ") && !said.contains("s3cret"), "{command:?}: {said}");
     }
     assert!(!directory.path().join("events.db").exists());

@@ -9,7 +9,7 @@ use tempfile::{TempDir, tempdir};
 use super::hooks::{Hook, start_in};
 use super::{post_alert, wait_for_deliveries};
 use crate::util::http::event;
-use crate::util::{Consume, eventctl, refusal_of, write_file};
+use crate::util::{Consume, Process, eventctl, refusal_of, write_file};
 
 /// A directory with a folder of templates.
 fn with_templates(templates: &[(&str, &str)]) -> TempDir {
@@ -102,9 +102,9 @@ fn a_broken_template_is_refused_at_start_with_file_and_line() {
     fs::write(directory.path().join("words/order.txt"), b"\xff").unwrap();
     for folder in ["words", "missing", "words/order.txt"] {
         let mut command = eventctl(directory.path());
-        let output = command.args(["consume", "--alert-templates", folder]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(1) && said.contains(folder), "{said}");
+        let mut process = Process::start(command.args(["consume", "--alert-templates", folder]));
+        let (status, said) = (process.wait(), process.stderr());
+        assert!(status.code() == Some(1) && said.contains(folder), "{said}");
     }
 }
 
