@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::header::HeaderMap;
+use hyper::header::{CONTENT_ENCODING, HeaderMap};
 use tokio::time::{Instant, sleep};
 
 use super::problem::Problem;
@@ -25,9 +25,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// # Errors
 /// 415 where it is not.
 pub fn check_format(headers: &HeaderMap) -> Result<(), Problem> {
-    match Format::of(headers)? {
-        Format::Json => Ok(()),
-        Format::Ndjson => {
+    match Format::of(headers) {
+        Ok(Format::Json) => Ok(()),
+        Err(problem) if headers.contains_key(CONTENT_ENCODING) => Err(problem),
+        Ok(Format::Ndjson) | Err(_) => {
             let detail = "expected Content-Type application/json in UTF-8";
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
         }

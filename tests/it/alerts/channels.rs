@@ -53,7 +53,9 @@ fn slack_is_sent_a_text() {
     assert_eq!(header(arrival, "content-type"), "application/json");
     assert!(header(arrival, "user-agent").starts_with("eventctl/"));
     let body = body(arrival);
-    assert_eq!(body.as_object().unwrap().len(), 1);
+    assert_eq!(body.as_object().unwrap().len(), 3);
+    // What an event links to is not fetched for a preview.
+    assert_eq!((&body["unfurl_links"], &body["unfurl_media"]), (&Value::Bool(false), &Value::Bool(false)));
     let text = body["text"].as_str().unwrap();
     assert!(text.starts_with("Health alert 1 of ") && text.ends_with("\n• a &amp; b"), "{text}");
     assert!(arrival.headers("webhook-id").is_empty());

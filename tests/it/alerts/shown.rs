@@ -104,7 +104,7 @@ fn alert_test_reads_the_same_settings_and_templates() {
         let output = command.output().unwrap();
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{command:?}");
         let body: Value = serde_json::from_str(&hook.arrivals().last().unwrap().body).unwrap();
-        assert_eq!(body, json!({"text": "mine: &lt;7&gt;"}));
+        assert_eq!(body["text"], "mine: &lt;7&gt;");
     }
     assert_eq!(hook.arrivals().len(), 3);
 }

@@ -149,12 +149,23 @@ fn a_certificate_that_nobody_vouches_for_gets_no_password() {
 fn authorities_of_the_web_do_not_vouch_for_ours() {
     let room = MailRoom::open();
     let mut command = eventctl(room.path());
-    command.args(["consume", "--port", "0", "--alert", "mailto:ops@example.com"]);
+    command.args(["consume", "--port", "0", "--alert", "mailto:ops@example.com", "--smtp-tls", "starttls"]);
     let consume = Consume::start_command(room.login(&mut command).env_remove("EVENTCTL_ALERT_CACERT"));
     post_alert(&mut consume.connect(), "down");
     let delivery = room.wait_for("mailto:ops@example.com", has_failed);
     assert!(error_of(&delivery).contains("UnknownIssuer"), "{delivery:?}");
     assert_eq!(room.server.logins(), []);
+}
+
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn a_server_on_this_machine_may_vouch_for_itself() {
+    let room = MailRoom::open();
+    let mut command = eventctl(room.path());
+    command.args(["consume", "--port", "0", "--alert", "mailto:ops@example.com"]);
+    let consume = Consume::start_command(room.login(&mut command).env_remove("EVENTCTL_ALERT_CACERT"));
+    assert_eq!(post_alert(&mut consume.connect(), "down").status, 200);
+    assert!(room.server.mails()[0].encrypted);
 }
 
 #[test]
