@@ -160,7 +160,7 @@ fn claim_message<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Cla
 /// The events of the next message: one, or those that are held back for a digest.
 fn due<S: Statements>(statements: &mut S, claim: &Claim, held: bool) -> Result<Vec<i64>, S::Error> {
     let select = format!(
-        "SELECT deliveries.event_id, length(events.event_payload) FROM deliveries \
+        "SELECT deliveries.event_id, octet_length(events.event_payload) FROM deliveries \
             LEFT JOIN events ON events.id = deliveries.event_id \
             WHERE deliveries.channel = ? AND deliveries.due_at <= ? AND deliveries.held = ? \
             ORDER BY deliveries.event_id LIMIT {}",

@@ -440,6 +440,10 @@ impl<'a> FromSql<'a> for Value {
         if <i64 as FromSql>::accepts(kind) {
             return i64::from_sql(kind, raw).map(Value::Number);
         }
+        // What a function gives, such as `octet_length`.
+        if <i32 as FromSql>::accepts(kind) {
+            return i32::from_sql(kind, raw).map(|number| Value::Number(number.into()));
+        }
         String::from_sql(kind, raw).map(Value::Text)
     }
 
@@ -448,7 +452,9 @@ impl<'a> FromSql<'a> for Value {
     }
 
     fn accepts(kind: &Type) -> bool {
-        <i64 as FromSql>::accepts(kind) || <String as FromSql>::accepts(kind)
+        <i64 as FromSql>::accepts(kind)
+            || <i32 as FromSql>::accepts(kind)
+            || <String as FromSql>::accepts(kind)
     }
 }
 
