@@ -107,14 +107,13 @@ impl Courier {
     }
 
     async fn claim(&self) -> Option<Claimed> {
-        let claim = Claim {
-            channel: Arc::clone(self.outlet.channel.name()),
-            claimant: self.claimant.clone(),
-            now: Timestamp::now(),
-            lease: LEASE,
-            rate: self.alerts.rate,
-        };
-        self.store.write(move |backend| backend.claim(&claim)).await.ok()
+        let channel = Arc::clone(self.outlet.channel.name());
+        let (claimant, rate) = (self.claimant.clone(), self.alerts.rate);
+        let claimed = self.store.write(move |backend| {
+            // The lease begins when the writer gets there, however long it was busy.
+            backend.claim(&Claim { channel, claimant, now: Timestamp::now(), lease: LEASE, rate })
+        });
+        claimed.await.ok()
     }
 
     async fn deliver(&mut self, message: Message) {
@@ -132,12 +131,12 @@ impl Courier {
         };
         let labels = AttemptLabels { channel: kind_of(&message.channel), outcome };
         self.alerts.metrics.attempts.get_or_create(&labels).inc_by(message.event_ids.len() as u64);
-        // What is not noted would be sent again.
-        while claimed.elapsed() < LEASE {
+        // What is not noted would be sent again. However late, nothing of another process is overwritten.
+        loop {
             let (message, settlement) = (message.clone(), settlement.clone());
-            let now = Timestamp::now();
-            let settled = self.store.write(move |backend| backend.settle(&message, &settlement, now)).await;
-            if settled.is_ok() {
+            let settled =
+                self.store.write(move |backend| backend.settle(&message, &settlement, Timestamp::now()));
+            if settled.await.is_ok() || claimed.elapsed() > LEASE {
                 return;
             }
             sleep(STORE_PAUSE).await;
