@@ -34,7 +34,7 @@ const SCHEMAS: [&str; 2] = [include_str!("schema/mysql-1.sql"), include_str!("sc
 /// Every statement begins a transaction by itself. A process that stops in the midst of one holds its locks no
 /// longer than the others wait for them: MariaDB breaks off the transaction, MySQL any idle connection.
 const WRITE_SETTINGS: &str = "SET autocommit = 0, innodb_lock_wait_timeout = 15 \
-    /*M!100300 , idle_write_transaction_timeout = 5 */ /*!50700 , wait_timeout = 10 */";
+    /*M!100300 , idle_transaction_timeout = 5 */ /*!50700 , wait_timeout = 10 */";
 
 /// The lock of who prepares a database. The name of the database alone may be as long as that of a lock.
 const LOCK_NAME: &str = "CONCAT('eventctl ', MD5(DATABASE()))";

@@ -62,6 +62,9 @@ const APPEND_WITH_KEYS: &str = "\
 const SELECT_KEYS: &str = "\
     SELECT idempotency_key, body_digest, first_id FROM idempotency_keys WHERE idempotency_key = ANY($1)";
 
+/// How long a process that has stopped in the midst of a transaction keeps its locks.
+const STOPPED_TIME: Duration = Duration::from_secs(5);
+
 /// Prepares a database: makes or upgrades its tables.
 ///
 /// # Errors
@@ -520,7 +523,11 @@ fn connect(database: &ServerDatabase, time_limit: Duration) -> anyhow::Result<Cl
         .keepalives_idle(KEEPALIVE)
         .keepalives_interval(KEEPALIVE)
         .keepalives_retries(3)
-        .options(&format!("-c statement_timeout={}", time_limit.as_millis()))
+        .options(&format!(
+            "-c statement_timeout={} -c idle_in_transaction_session_timeout={}",
+            time_limit.as_millis(),
+            STOPPED_TIME.as_millis()
+        ))
         .ssl_mode(match server::encryption(database) {
             Encryption::Never => SslMode::Disable,
             Encryption::IfPossible => SslMode::Prefer,

@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use tempfile::{TempDir, tempdir};
 
 use crate::util::http::{Connection, event};
+use crate::util::receiver::{Arrival, Receiver, Reply};
 use crate::util::{Consume, PATIENCE, Process, eventctl, random, wait_until};
 
 /// How many clients write at once.
@@ -59,6 +60,8 @@ on_each_server! {
     the_first_event_after_a_crash_of_the_idle_server_is_stored
     readers_miss_nothing_that_two_processes_write
     a_process_that_stops_does_not_stop_the_others
+    a_process_that_stops_while_it_alerts_does_not_stop_the_others
+    alerts_outlast_crashes_of_the_server
 }
 
 fn kill_rounds() -> usize {
@@ -167,15 +170,24 @@ fn readers_miss_nothing_that_two_processes_write(server: Server) {
 }
 
 fn a_process_that_stops_does_not_stop_the_others(server: Server) {
+    stop_one_of_three(server, &[]);
+}
+
+fn a_process_that_stops_while_it_alerts_does_not_stop_the_others(server: Server) {
+    let receiver = Receiver::start(|_, _| Reply::status(200, ""));
+    stop_one_of_three(server, &alert_of_all(&receiver));
+}
+
+fn stop_one_of_three(server: Server, arguments: &[String]) {
     let mut random = random();
     let database = Database::on(server);
-    let cluster = Cluster::start(&database, 3);
+    let cluster = Cluster::start_with(&database, 3, arguments);
     let follower = Follower::start(&database);
     // Those of the process that stops wait for it.
     let its_own = Clients::start(vec![cluster.address(0)], random.u64(..));
     let others = Clients::start(vec![cluster.address(1), cluster.address(2)], random.u64(..));
     // Most stops hit a transaction.
-    for _ in 0..3 {
+    for _ in 0..kill_rounds() {
         thread::sleep(Duration::from_millis(random.u64(200..500)));
         cluster.processes[0].process.signal(Signal::STOP);
         let stopped = Instant::now();
@@ -196,6 +208,51 @@ fn a_process_that_stops_does_not_stop_the_others(server: Server) {
     println!("{} events", stored.len());
     let followed = follower.finish(&stored);
     assert_eq!(faults(&acknowledged, &stored, &followed), [""; 0]);
+}
+
+/// What has every event sent to a receiver.
+fn alert_of_all(receiver: &Receiver) -> Vec<String> {
+    let url = receiver.url("/alerts");
+    let arguments = ["--alert", &url, "--alert-on", "*", "--alert-allow-private", "--alert-rate", "1000000"];
+    arguments.map(str::to_owned).to_vec()
+}
+
+fn alerts_outlast_crashes_of_the_server(server: Server) {
+    let mut random = random();
+    let servers = OwnServers::start();
+    let database = Database::at(server, &servers.url(server));
+    let receiver = Receiver::start(|_, _| Reply::status(200, ""));
+    let cluster = Cluster::start_with(&database, 1, &alert_of_all(&receiver));
+    // No more than can be sent.
+    let clients = Clients::start_some(2, cluster.addresses(), random.u64(..));
+    let crashes = 1 + kill_rounds() / 3;
+    for _ in 0..crashes {
+        thread::sleep(Duration::from_millis(random.u64(500..1500)));
+        servers.crash(server);
+        let (before, arrived) = (clients.acknowledged(), receiver.arrivals().len());
+        wait_until(|| (clients.acknowledged() > before + 10).then_some(()));
+        wait_until(|| (receiver.arrivals().len() > arrived + 10).then_some(()));
+    }
+    let mut acknowledged: Vec<i64> = clients.finish().into_iter().map(|(id, _)| id).collect();
+    let started = Instant::now();
+    wait_until(|| {
+        thread::sleep(Duration::from_millis(50));
+        (database.open_deliveries() == 0).then_some(())
+    });
+    println!(
+        "{} alerts and {crashes} crashes, the last sent after {:?}",
+        acknowledged.len(),
+        started.elapsed()
+    );
+    let id = |arrival: &Arrival| -> serde_json::Value { serde_json::from_str(&arrival.body).unwrap() };
+    let mut sent: Vec<i64> =
+        receiver.arrivals().iter().map(|arrival| id(arrival)["id"].as_i64().unwrap()).collect();
+    let count = sent.len();
+    sent.sort_unstable();
+    sent.dedup();
+    acknowledged.sort_unstable();
+    assert_eq!(sent, acknowledged);
+    assert!(count - sent.len() <= crashes, "{} came twice", count - sent.len());
 }
 
 /// All that is wrong with what was stored and what a follower saw, given what was acknowledged to clients
@@ -336,6 +393,15 @@ impl Database {
         }
     }
 
+    /// How many deliveries are not sent.
+    fn open_deliveries(&self) -> i64 {
+        let select = "SELECT count(*) FROM deliveries WHERE state <> 'sent'";
+        match self.server {
+            Server::Postgres => self.postgres().query_one(select, &[]).unwrap().get(0),
+            Server::MariaDb => self.mysql().query_first(select).unwrap().unwrap(),
+        }
+    }
+
     /// Stores an event and takes it back, in a transaction that others have to wait for.
     fn roll_back_ids(&self) {
         let update = "UPDATE last_event SET id = id + 1";
@@ -437,19 +503,33 @@ type Addresses = Arc<Mutex<Vec<SocketAddr>>>;
 /// Processes with one database.
 struct Cluster<'a> {
     database: &'a Database,
+    /// What each is started with.
+    arguments: Vec<String>,
     processes: Vec<Consume>,
     addresses: Addresses,
 }
 
 impl Cluster<'_> {
     fn start(database: &Database, count: usize) -> Cluster<'_> {
-        let processes: Vec<Consume> = (0..count).map(|_| Cluster::consume(database)).collect();
-        let addresses = processes.iter().map(|consume| consume.address).collect();
-        Cluster { database, processes, addresses: Arc::new(Mutex::new(addresses)) }
+        Cluster::start_with(database, count, &[])
     }
 
-    fn consume(database: &Database) -> Consume {
-        Consume::start_command(database.eventctl("consume").args(["--port", "0"]))
+    fn start_with<'a>(database: &'a Database, count: usize, arguments: &[String]) -> Cluster<'a> {
+        let mut cluster = Cluster {
+            database,
+            arguments: arguments.to_vec(),
+            processes: Vec::new(),
+            addresses: Arc::default(),
+        };
+        cluster.processes = (0..count).map(|_| cluster.consume()).collect();
+        let addresses = cluster.processes.iter().map(|consume| consume.address);
+        cluster.addresses.lock().unwrap().extend(addresses);
+        cluster
+    }
+
+    fn consume(&self) -> Consume {
+        let mut command = self.database.eventctl("consume");
+        Consume::start_command(command.args(["--port", "0"]).args(&self.arguments))
     }
 
     fn address(&self, number: usize) -> SocketAddr {
@@ -463,7 +543,7 @@ impl Cluster<'_> {
     /// Kills a process and starts another in its place.
     fn crash(&mut self, number: usize) {
         self.processes[number].process.kill();
-        self.processes[number] = Cluster::consume(self.database);
+        self.processes[number] = self.consume();
         self.addresses.lock().unwrap()[number] = self.processes[number].address;
     }
 }
@@ -477,10 +557,14 @@ struct Clients {
 
 impl Clients {
     fn start(addresses: impl Into<ClientAddresses>, seed: u64) -> Clients {
+        Clients::start_some(CLIENTS, addresses, seed)
+    }
+
+    fn start_some(count: usize, addresses: impl Into<ClientAddresses>, seed: u64) -> Clients {
         let ClientAddresses(addresses) = addresses.into();
         let acknowledged = Arc::new(AtomicUsize::new(0));
         let done = Arc::new(AtomicBool::new(false));
-        let threads = (0..CLIENTS)
+        let threads = (0..count)
             .map(|number| {
                 let client = Client {
                     name: format!("{seed:x}-{number}"),
