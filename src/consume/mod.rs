@@ -131,12 +131,15 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let deadline = Instant::now() + options.drain_timeout;
     let connections = server.drain();
     let connections_deadline = deadline - options.drain_timeout / CLOSING_SHARE;
+    let draining = async {
+        wait_for(connections, connections_deadline).await;
+        // A message that is under way when the time is over is sent again by whoever comes next.
+        let _ = timeout_at(connections_deadline, dispatcher.stop()).await;
+    };
     tokio::select! {
-        () = wait_for(connections, connections_deadline) => {}
+        () = draining => {}
         () = shutdown.requested() => eprintln!("stopping at once"),
     }
-    // A message that is under way when the time is over is sent again by whoever comes next.
-    let _ = timeout_at(connections_deadline, dispatcher.stop()).await;
     timeout_at(deadline, writer.close())
         .await
         .context("the store was not closed in time")
