@@ -6,6 +6,7 @@ mod events;
 mod keys;
 mod listing;
 mod maintenance;
+mod outbox;
 mod preparing;
 mod tailing;
 mod tokens;

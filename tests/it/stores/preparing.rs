@@ -4,7 +4,8 @@ use std::thread;
 
 use super::database::{DURABILITY_OF_MYSQL, Kind, TestStore, on_every_server, on_every_store, server_url};
 use crate::util::http::event;
-use crate::util::refusal_of;
+use crate::util::receiver::{Receiver, Reply};
+use crate::util::{refusal_of, wait_until};
 
 on_every_store!(preparing_again_changes_nothing, preparing_at_once_prepares_once, a_newer_schema_is_refused,);
 
@@ -216,6 +217,8 @@ fn consume_and_tail_need_these_rights_and_no_others(store: &TestStore) {
     crate::util::write_secret(store.path(), "password", crate::consume::tokens::PASSWORD);
     let mut consume = with_password("consume", &receiver);
     let arguments = ["--username", crate::consume::tokens::USERNAME, "--password-file", "password"];
+    let receiver = Receiver::start(|_, _| Reply::status(200, ""));
+    consume.args(["--alert", &receiver.url("/"), "--alert-on", "a", "--alert-allow-private"]);
     let server = store.start(consume.args(arguments));
     let login = crate::consume::tokens::log_in(&server);
     let form = crate::consume::tokens::refresh_form(&login.refresh);
@@ -243,6 +246,14 @@ fn consume_and_tail_need_these_rights_and_no_others(store: &TestStore) {
     let output = tail.args(["-o", "json"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(output.stdout.iter().filter(|byte| **byte == b'\n').count(), 1, "{output:?}");
+    wait_until(|| {
+        let mut tail = with_password("tail", &viewer);
+        let output = tail.args(["--alerts", "-o", "json"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().contains(r#""state":"sent","attempts":1"#).then_some(())
+    });
+    let stderr = server.process.stderr();
+    assert!(!stderr.contains("the store takes no writes"), "{stderr}");
 }
 
 fn what_a_login_may_not_do_is_said(store: &TestStore) {

@@ -1,0 +1,612 @@
+//! Alerts on every store: what is kept of them, and what several processes make of one outbox.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::database::{Kind, TestStore, answer_of, on_every_server, on_every_store, store_all};
+use crate::alerts::{Delivery, post_alert};
+use crate::util::http::{Response, event};
+use crate::util::receiver::{Arrival, Receiver, Reply};
+use crate::util::{Consume, wait_until};
+
+on_every_store!(
+    an_alert_is_shown_with_all_that_became_of_it,
+    the_same_alert_is_not_sent_again_for_a_while,
+    a_repeated_request_alerts_once,
+    of_a_batch_those_that_match_are_sent,
+    types_and_payloads_arrive_as_they_were_sent,
+    what_a_mail_server_says_is_kept_whatever_it_says,
+    a_message_that_fails_is_tried_again_under_the_same_id,
+    the_answer_says_whether_all_channels_were_told,
+    beyond_its_rate_a_channel_gets_one_digest,
+    a_channel_that_does_not_answer_holds_up_no_other,
+    an_event_and_its_deliveries_are_stored_together_or_not_at_all,
+);
+
+mod shared {
+    super::on_every_server!(
+        two_processes_send_each_alert_once,
+        two_processes_keep_to_one_rate,
+        what_a_killed_process_was_sending_is_sent_by_another,
+        a_process_that_slept_overwrites_nothing_of_another,
+    );
+
+    use super::{
+        a_process_that_slept_overwrites_nothing_of_another, two_processes_keep_to_one_rate,
+        two_processes_send_each_alert_once, what_a_killed_process_was_sending_is_sent_by_another,
+    };
+}
+
+/// For how long another process leaves alone what one has claimed.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// A receiver that takes every message while its gate is open.
+struct Channel {
+    receiver: Receiver,
+    gate: Arc<RwLock<()>>,
+}
+
+impl Channel {
+    /// Answers 200.
+    fn start() -> Channel {
+        Channel::answering(|_, _| Reply::status(200, ""))
+    }
+
+    fn answering(reply: impl Fn(&Arrival, usize) -> Reply + Send + Sync + 'static) -> Channel {
+        let gate = Arc::new(RwLock::new(()));
+        let passage = Arc::clone(&gate);
+        let receiver = Receiver::start(move |arrival, number| {
+            drop(passage.read());
+            reply(arrival, number)
+        });
+        Channel { receiver, gate }
+    }
+
+    /// What `--alert` takes.
+    fn url(&self) -> String {
+        self.receiver.url("/alerts")
+    }
+
+    /// The messages that have arrived by now.
+    fn messages(&self) -> Vec<Message> {
+        self.receiver.arrivals().iter().map(Message::of).collect()
+    }
+
+    fn wait_for(&self, count: usize) -> Vec<Message> {
+        wait_until(|| Some(self.messages()).filter(|messages| messages.len() >= count))
+    }
+
+    /// The payloads of all events that have arrived by now, in their order.
+    fn payloads(&self) -> Vec<String> {
+        self.messages().into_iter().flat_map(|message| message.payloads).collect()
+    }
+}
+
+/// What a webhook got.
+#[derive(Debug, Clone)]
+struct Message {
+    id: String,
+    body: Value,
+    payloads: Vec<String>,
+}
+
+impl Message {
+    fn of(arrival: &Arrival) -> Message {
+        let body: Value = serde_json::from_str(&arrival.body).unwrap();
+        let events = body.as_array().cloned().unwrap_or_else(|| vec![body.clone()]);
+        let payload = |event: &Value| event["event_payload"].as_str().unwrap().to_owned();
+        let ids = arrival.headers("webhook-id");
+        let [id] = ids[..] else { panic!("{arrival:?}") };
+        Message { id: id.to_owned(), payloads: events.iter().map(payload).collect(), body }
+    }
+}
+
+/// `consume` that alerts these channels of all events of type `alert`.
+fn consume(store: &TestStore, channels: &[&Channel], arguments: &[&str]) -> Consume {
+    let urls: Vec<String> = channels.iter().map(|channel| channel.url()).collect();
+    let mut all = vec!["--alert-allow-private", "--alert-on", "alert"];
+    urls.iter().for_each(|url| all.extend(["--alert", url]));
+    all.extend(arguments);
+    store.consume(&all)
+}
+
+/// Far more than there are.
+const NO_RATE: [&str; 2] = ["--alert-rate", "1000000"];
+
+fn alert(server: &Consume, payload: &str) {
+    server.store("alert", payload);
+}
+
+/// Stores alerts with these payloads at once.
+fn alert_all(server: &Consume, payloads: &[String]) {
+    let events: Vec<(&str, &str)> = payloads.iter().map(|payload| ("alert", payload.as_str())).collect();
+    store_all(server, &events);
+}
+
+fn numbered(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|number| format!("alert {number}")).collect()
+}
+
+/// What `tail --alerts` shows.
+fn deliveries(store: &TestStore) -> Vec<Delivery> {
+    let shown = store.tail(&["--alerts", "-n", "all", "-o", "json"]);
+    shown.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn states(store: &TestStore) -> Vec<String> {
+    deliveries(store).into_iter().map(|delivery| delivery.state).collect()
+}
+
+/// A number, read without the program.
+fn number(store: &TestStore, select: &str) -> i64 {
+    match store.kind {
+        Kind::Sqlite => {
+            let connection = rusqlite::Connection::open(store.path().join(&store.url)).unwrap();
+            connection.query_row(select, [], |row| row.get(0)).unwrap()
+        }
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => {
+            let mut client = ::postgres::Client::connect(&store.url, ::postgres::NoTls).unwrap();
+            client.query_one(select, &[]).unwrap().get(0)
+        }
+        #[cfg(feature = "mysql")]
+        Kind::MySql => {
+            use ::mysql::prelude::Queryable;
+            ::mysql::Conn::new(store.url.as_str()).unwrap().query_first(select).unwrap().unwrap()
+        }
+    }
+}
+
+fn wait_for_number(store: &TestStore, expected: i64, select: &str) {
+    wait_until(|| {
+        thread::sleep(Duration::from_millis(20));
+        (number(store, select) == expected).then_some(())
+    });
+}
+
+/// Waits until so many deliveries have this state.
+fn wait_for_state(store: &TestStore, count: usize, state: &str) {
+    let select = format!("SELECT count(*) FROM deliveries WHERE state = '{state}'");
+    wait_for_number(store, i64::try_from(count).unwrap(), &select);
+}
+
+fn instant(text: &str) -> jiff::Timestamp {
+    text.parse().unwrap()
+}
+
+fn an_alert_is_shown_with_all_that_became_of_it(store: &TestStore) {
+    store.prepare();
+    let taking = Channel::start();
+    let refusing = Channel::answering(|_, _| Reply::status(400, ""));
+    let hesitating = Channel::answering(|_, _| Reply::status(503, "Retry-After: 3000\r\n"));
+    let server = consume(store, &[&taking, &refusing, &hesitating], &[]);
+    server.store("other", "nobody is told");
+    alert(&server, "first");
+    for state in ["sent", "dead", "pending"] {
+        wait_until(|| {
+            let now = deliveries(store);
+            now.iter().find(|delivery| delivery.state == state && delivery.attempts == 1).map(drop)
+        });
+    }
+    let shown = deliveries(store);
+    assert_eq!(shown.len(), 3, "{shown:?}");
+    assert!(shown.is_sorted_by(|one, next| one.channel < next.channel), "{shown:?}");
+    let of = |channel: &Channel| {
+        let host = format!("http:{}#", channel.receiver.address);
+        shown.iter().find(|delivery| delivery.channel.starts_with(&host)).unwrap()
+    };
+    for delivery in &shown {
+        assert_eq!((delivery.event_id, delivery.event_type.as_deref()), (2, Some("alert")));
+        assert_eq!(delivery.repeats, None);
+        assert_eq!(delivery.due_at.is_some(), delivery.state == "pending", "{delivery:?}");
+        assert_eq!(delivery.settled_at.is_some(), delivery.state != "pending", "{delivery:?}");
+    }
+    let (sent, dead, pending) = (of(&taking), of(&refusing), of(&hesitating));
+    assert_eq!((sent.state.as_str(), &sent.last_error), ("sent", &None));
+    assert!(instant(sent.settled_at.as_ref().unwrap()) >= instant(&sent.created_at));
+    assert_eq!(dead.state, "dead");
+    assert!(dead.last_error.as_ref().unwrap().starts_with("status 400"), "{dead:?}");
+    assert!(pending.last_error.as_ref().unwrap().starts_with("status 503"), "{pending:?}");
+    let wait = instant(pending.due_at.as_ref().unwrap()).duration_since(instant(&pending.created_at));
+    assert!((2990..3100).contains(&wait.as_secs()), "{pending:?}");
+    assert_eq!(taking.payloads(), ["first"]);
+    let event = server.connect().get("/event/2").json();
+    assert_eq!(taking.messages()[0].body, event, "a webhook gets the event as it is read");
+}
+
+fn the_same_alert_is_not_sent_again_for_a_while(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    let server = consume(store, &[&channel], &[NO_RATE.as_slice(), &["--alert-repeat-after", "1h"]].concat());
+    // Of the same batch, too.
+    store_all(&server, &[("alert", "a"), ("alert", "b"), ("alert", "a")]);
+    alert(&server, "a");
+    alert(&server, "A");
+    wait_for_state(store, 3, "sent");
+    drop(server);
+    let server = consume(store, &[&channel], &["--alert-repeat-after", "1h"]);
+    alert(&server, "b");
+    alert(&server, "a ");
+    wait_for_state(store, 4, "sent");
+    assert_eq!(channel.payloads(), ["a", "b", "A", "a "]);
+    let shown: Vec<(String, Option<i64>, i64)> =
+        deliveries(store).into_iter().map(|one| (one.state, one.repeats, one.attempts)).collect();
+    let sent = || ("sent".to_owned(), None, 1);
+    let repeated = |original| ("repeated".to_owned(), Some(original), 0);
+    assert_eq!(shown, [sent(), sent(), repeated(1), repeated(1), sent(), repeated(2), sent()]);
+    // The time is over.
+    store.execute("UPDATE deliveries SET created_at = created_at - 3600000000");
+    alert(&server, "a");
+    alert(&server, "a");
+    wait_for_state(store, 5, "sent");
+    assert_eq!(deliveries(store).last().unwrap().repeats, Some(8));
+    drop(server);
+    let server = consume(store, &[&channel], &[NO_RATE.as_slice(), &["--alert-repeat-after", "0"]].concat());
+    alert(&server, "a");
+    alert(&server, "a");
+    wait_for_state(store, 7, "sent");
+    assert_eq!(channel.payloads().len(), 7);
+}
+
+fn a_repeated_request_alerts_once(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    // Only the key keeps the same alert from being sent twice.
+    let arguments = ["--alert-repeat-after", "0", "--alert-rate", "1000"];
+    let mut server = consume(store, &[&channel], &arguments);
+    let list = format!("[{},{}]", event("alert", "1"), event("alert", "2"));
+    let post = |server: &Consume, key: &str, body: &str| -> Response {
+        server.connect().try_post_with_key(key, body).unwrap()
+    };
+    let first = post(&server, "key", &list);
+    assert_eq!(first.status, 201, "{first:?}");
+    let post_health = |server: &Consume, issue: &str| {
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "health")];
+        let body = json!({"issues": [issue]}).to_string();
+        server.connect().request("POST", "/api/v1/health-alert", &headers, body.as_bytes())
+    };
+    let first_health = post_health(&server, "a");
+    assert_eq!(first_health.status, 200, "{first_health:?}");
+    wait_for_state(store, 3, "sent");
+    for round in 0..2 {
+        assert_eq!(answer_of(&post(&server, "key", &list)), answer_of(&first));
+        assert_eq!(post(&server, "key", &event("alert", "3")).status, 422);
+        assert_eq!(answer_of(&post_health(&server, "a")), answer_of(&first_health));
+        assert_eq!(post_health(&server, "b").status, 422);
+        if round == 0 {
+            // Another process has no other answer.
+            server.process.kill();
+            server = consume(store, &[&channel], &arguments);
+        }
+    }
+    // Whatever were due would be sent before this.
+    alert(&server, "last");
+    wait_for_state(store, 4, "sent");
+    assert_eq!(channel.payloads(), ["1", "2", r#"["a"]"#, "last"]);
+    assert_eq!(deliveries(store).len(), 4);
+}
+
+fn of_a_batch_those_that_match_are_sent(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    let server = consume(store, &[&channel], &["--alert-on", "[xy]?"]);
+    let matching = [(10, "alert"), (500, "x1"), (999, "yé")];
+    let types: Vec<&str> = (0..1000)
+        .map(|position| matching.iter().find(|(at, _)| *at == position).map_or("x", |(_, kind)| kind))
+        .collect();
+    let payloads: Vec<String> = (0..1000).map(|position| position.to_string()).collect();
+    let events: Vec<(&str, &str)> = types.into_iter().zip(payloads.iter().map(String::as_str)).collect();
+    store_all(&server, &events);
+    wait_for_state(store, 3, "sent");
+    assert_eq!(deliveries(store).len(), 3);
+    assert_eq!(channel.payloads(), ["10", "500", "999"]);
+    let stored = store.stored();
+    assert_eq!(stored.len(), 1000);
+    for (delivery, message) in deliveries(store).iter().zip(channel.messages()) {
+        let (_, event_type, payload) = stored.iter().find(|(id, ..)| *id == delivery.event_id).unwrap();
+        assert_eq!(delivery.event_type.as_ref(), Some(event_type));
+        assert_eq!(message.payloads, [payload.as_str()]);
+        assert_eq!(message.body["id"], delivery.event_id);
+    }
+}
+
+fn types_and_payloads_arrive_as_they_were_sent(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    let server = consume(store, &[&channel], &[NO_RATE.as_slice(), &["--alert-on", "*"]].concat());
+    let longest = "😀".repeat(255);
+    let large = "é'\\\u{1b}".repeat(5000);
+    let events = [
+        ("", ""),
+        ("a'b\\c\"d", "?$1{{x}}%s"),
+        ("e\u{301} é \u{202e}", "\u{1}\u{7f}\r\n\t"),
+        (longest.as_str(), large.as_str()),
+        ("A", "a"),
+        ("a", "A"),
+    ];
+    store_all(&server, &events);
+    wait_for_state(store, events.len(), "sent");
+    let messages = channel.messages();
+    let shown = deliveries(store);
+    for (position, (event_type, payload)) in events.iter().enumerate() {
+        assert_eq!(messages[position].body["event_type"], *event_type);
+        assert_eq!(messages[position].payloads, [*payload]);
+        assert_eq!(shown[position].event_type.as_deref(), Some(*event_type));
+    }
+}
+
+/// A mail server that answers every sender with the same line.
+fn refuse_mail(line: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut answer = "220 ready\r\n";
+                let mut command = String::new();
+                while stream.get_mut().write_all(answer.as_bytes()).is_ok() {
+                    command.clear();
+                    if stream.read_line(&mut command).unwrap_or_default() == 0 {
+                        return;
+                    }
+                    answer = if command.starts_with("MAIL") { line } else { "250 fine\r\n" };
+                }
+            });
+        }
+    });
+    address
+}
+
+fn what_a_mail_server_says_is_kept_whatever_it_says(store: &TestStore) {
+    store.prepare();
+    let address = refuse_mail("550 ?'$1\\ \"é😀\" %s \u{1b}[31m\u{202e} \0 end\r\n");
+    let port = address.port().to_string();
+    let server = store.consume(&[
+        "--alert",
+        "mailto:ops@example.com",
+        "--smtp-host",
+        "127.0.0.1",
+        "--smtp-port",
+        &port,
+        "--sender-addr",
+        "alerts@example.com",
+    ]);
+    assert_eq!(post_alert(&mut server.connect(), "a").status, 202);
+    wait_for_state(store, 1, "dead");
+    let shown = deliveries(store);
+    let error = shown[0].last_error.as_ref().unwrap();
+    for part in ["550", "?'$1\\ \"é😀\" %s", "[31m", "end"] {
+        assert!(error.contains(part), "{error:?} without {part}");
+    }
+    assert!(!error.contains(['\0', '\u{1b}', '\u{202e}']), "{error:?}");
+    assert_eq!((shown[0].channel.as_str(), shown[0].attempts), ("mailto:ops@example.com", 1));
+}
+
+fn a_message_that_fails_is_tried_again_under_the_same_id(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::answering(|_, number| Reply::status(if number < 2 { 503 } else { 200 }, ""));
+    let mut server = consume(store, &[&channel], &["--alert-repeat-after", "1h"]);
+    alert(&server, "first");
+    wait_until(|| deliveries(store).iter().any(|delivery| delivery.last_error.is_some()).then_some(()));
+    // What is still to be sent is repeated as well.
+    alert(&server, "first");
+    // Another process goes on with it.
+    server.process.kill();
+    let _server = consume(store, &[&channel], &[]);
+    wait_for_state(store, 1, "sent");
+    let shown = deliveries(store);
+    assert_eq!((shown[0].attempts, &shown[0].last_error, &shown[0].due_at), (3, &None, &None));
+    assert_eq!((shown[1].state.as_str(), shown[1].repeats), ("repeated", Some(shown[0].event_id)));
+    let messages = channel.messages();
+    assert_eq!(channel.payloads(), ["first"; 3]);
+    assert!(messages.iter().all(|message| message.id == messages[0].id), "{messages:?}");
+}
+
+fn the_answer_says_whether_all_channels_were_told(store: &TestStore) {
+    store.prepare();
+    let (channel, other) = (Channel::start(), Channel::start());
+    let server = consume(store, &[&channel, &other], &[]);
+    let answer = |issue: &str| {
+        let response = post_alert(&mut server.connect(), issue);
+        (response.status, response.json()["status"].as_str().unwrap().to_owned())
+    };
+    let sent = (200, "Health alert email sent".to_owned());
+    let queued = (202, "Health alert queued".to_owned());
+    assert_eq!(answer("both"), sent);
+    let closed = other.gate.write().unwrap();
+    assert_eq!(answer("one of two"), queued);
+    assert_eq!(channel.payloads(), [r#"["both"]"#, r#"["one of two"]"#]);
+    // A repetition is as far as what it repeats.
+    assert_eq!(answer("both"), sent);
+    assert_eq!(answer("one of two"), queued);
+    drop(closed);
+    wait_for_state(store, 4, "sent");
+    assert_eq!(answer("one of two"), sent);
+    assert_eq!(channel.messages().len() + other.messages().len(), 4);
+}
+
+fn beyond_its_rate_a_channel_gets_one_digest(store: &TestStore) {
+    store.prepare();
+    let (channel, other) = (Channel::start(), Channel::start());
+    let server = consume(store, &[&channel, &other], &["--alert-rate", "3"]);
+    let payloads = numbered(0..10);
+    alert_all(&server, &payloads);
+    wait_for_number(store, 14, "SELECT count(*) FROM deliveries WHERE held = 1 AND state = 'pending'");
+    wait_for_state(store, 6, "sent");
+    for channel in [&channel, &other] {
+        assert_eq!(channel.payloads(), payloads[..3], "each has a rate of its own");
+    }
+    assert!(states(store)[6..].iter().all(|state| state == "pending"));
+    // The minute is over.
+    store.execute("UPDATE deliveries SET attempted_at = attempted_at - 60000000");
+    for channel in [&channel, &other] {
+        channel.wait_for(4);
+        assert_eq!(channel.payloads(), payloads);
+        assert_eq!(channel.messages()[3].payloads.len(), 7, "a digest");
+    }
+    wait_for_state(store, 20, "sent");
+    // Others go one by one again.
+    alert_all(&server, &numbered(10..12));
+    wait_for_state(store, 24, "sent");
+    assert_eq!(channel.messages().len(), 6);
+}
+
+fn a_channel_that_does_not_answer_holds_up_no_other(store: &TestStore) {
+    store.prepare();
+    let (silent, channel) = (Channel::start(), Channel::start());
+    let closed = silent.gate.write().unwrap();
+    let server = consume(store, &[&silent, &channel], &NO_RATE);
+    let payloads = numbered(0..20);
+    let started = Instant::now();
+    alert_all(&server, &payloads);
+    channel.wait_for(20);
+    println!("after {:?}", started.elapsed());
+    assert_eq!(channel.payloads(), payloads);
+    assert_eq!(silent.messages().len(), 1, "the others wait for its first");
+    drop(closed);
+    wait_for_state(store, 40, "sent");
+    assert_eq!(silent.payloads(), payloads);
+}
+
+fn an_event_and_its_deliveries_are_stored_together_or_not_at_all(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    let server = consume(store, &[&channel], &NO_RATE);
+    alert(&server, "before");
+    wait_for_state(store, 1, "sent");
+    let mut acknowledged = vec!["before".to_owned()];
+    for (round, table) in ["deliveries", "events"].into_iter().enumerate() {
+        store.execute(&format!("ALTER TABLE {table} RENAME TO away"));
+        // The dispatcher fails as well, and until the store has recovered nothing is tried: most are.
+        for number in 0..10 {
+            let response = server.connect().post_event("alert", &format!("lost {round} {number}"));
+            assert_eq!(response.status, 503, "{response:?}");
+        }
+        store.execute(&format!("ALTER TABLE away RENAME TO {table}"));
+        let payload = format!("after {table}");
+        wait_until(|| (server.connect().post_event("alert", &payload).status == 201).then_some(()));
+        acknowledged.push(payload);
+    }
+    assert_eq!(store.payloads(), acknowledged);
+    wait_for_state(store, 3, "sent");
+    assert_eq!(deliveries(store).len(), 3);
+    assert_eq!(channel.payloads(), acknowledged);
+}
+
+/// Asserts that each payload has arrived once, in any order.
+fn assert_each_once(channel: &Channel, payloads: &[String]) {
+    let (mut arrived, mut expected) = (channel.payloads(), payloads.to_vec());
+    arrived.sort();
+    expected.sort();
+    assert_eq!(arrived, expected);
+}
+
+fn two_processes_send_each_alert_once(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    let servers = [consume(store, &[&channel], &NO_RATE), consume(store, &[&channel], &NO_RATE)];
+    let payloads = numbered(0..400);
+    thread::scope(|scope| {
+        for (server, payloads) in servers.iter().zip(payloads.chunks(200)) {
+            scope.spawn(move || payloads.chunks(10).for_each(|payloads| alert_all(server, payloads)));
+        }
+    });
+    wait_for_state(store, 400, "sent");
+    assert_each_once(&channel, &payloads);
+    assert_eq!(number(store, "SELECT count(DISTINCT claimed_by) FROM deliveries"), 2);
+    assert_eq!(number(store, "SELECT max(attempts) FROM deliveries"), 1);
+    for server in servers {
+        let stderr = server.process.stderr();
+        assert!(!stderr.contains("the store takes no writes"), "{stderr}");
+    }
+}
+
+fn two_processes_keep_to_one_rate(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    let rate = ["--alert-rate", "20"];
+    let servers = [consume(store, &[&channel], &rate), consume(store, &[&channel], &rate)];
+    let payloads = numbered(0..60);
+    thread::scope(|scope| {
+        for (server, payloads) in servers.iter().zip(payloads.chunks(30)) {
+            scope.spawn(move || alert_all(server, payloads));
+        }
+    });
+    wait_for_number(store, 40, "SELECT count(*) FROM deliveries WHERE held = 1");
+    wait_for_state(store, 20, "sent");
+    assert_eq!(channel.messages().len(), 20);
+}
+
+fn what_a_killed_process_was_sending_is_sent_by_another(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    let mut killed = consume(store, &[&channel], &NO_RATE);
+    let other = consume(store, &[&channel], &NO_RATE);
+    let payloads = numbered(0..300);
+    let mut send = payloads.chunks(50);
+    for server in [&killed, &other] {
+        alert_all(server, send.next().unwrap());
+    }
+    channel.wait_for(30);
+    let closed = channel.gate.write().unwrap();
+    // Each has one under way, which arrives and is not answered.
+    wait_for_number(store, 2, "SELECT count(DISTINCT claimed_by) FROM deliveries WHERE state = 'sending'");
+    let under_way = number(store, "SELECT count(*) FROM deliveries WHERE state <> 'pending'");
+    let arrived = channel.wait_for(usize::try_from(under_way).unwrap());
+    killed.process.kill();
+    let died = Instant::now();
+    drop(closed);
+    send.for_each(|payloads| alert_all(&other, payloads));
+    wait_for_state(store, 300, "sent");
+    println!("all is sent {:?} after the kill", died.elapsed());
+    assert!(died.elapsed() > LEASE - Duration::from_secs(10), "a claim was not respected");
+    let messages = channel.messages();
+    assert_eq!(messages.len(), 301, "only the message that was under way arrives twice");
+    let again = messages.last().unwrap();
+    assert!(arrived.iter().any(|message| message.id == again.id), "{again:?}");
+    let mut seen: Vec<String> = channel.payloads();
+    seen.sort();
+    seen.dedup();
+    let mut expected = payloads.clone();
+    expected.sort();
+    assert_eq!(seen, expected);
+    assert_eq!(number(store, "SELECT count(*) FROM deliveries WHERE attempts = 2"), 1);
+}
+
+fn a_process_that_slept_overwrites_nothing_of_another(store: &TestStore) {
+    store.prepare();
+    // The one that sleeps would note that the message is refused for good, the other that it was taken.
+    let channel = Channel::answering(|_, number| Reply::status(if number == 0 { 400 } else { 200 }, ""));
+    let closed = channel.gate.write().unwrap();
+    let mut sleeper = consume(store, &[&channel], &NO_RATE);
+    alert(&sleeper, "first");
+    channel.wait_for(1);
+    sleeper.process.signal(Signal::STOP);
+    drop(closed);
+    let closed = channel.gate.write().unwrap();
+    let slept = Instant::now();
+    let other = consume(store, &[&channel], &NO_RATE);
+    channel.wait_for(2);
+    println!("taken over after {:?}", slept.elapsed());
+    assert!(slept.elapsed() > LEASE - Duration::from_secs(10), "a claim was not respected");
+    sleeper.process.signal(Signal::CONT);
+    // It learns what became of its message, and has tried to note it when it has ended.
+    sleeper.process.wait_for_stderr("alert");
+    assert_eq!(sleeper.process.terminate().code(), Some(0), "{}", sleeper.process.stderr());
+    assert_eq!(states(store), ["sending"], "{}", sleeper.process.stderr());
+    drop(closed);
+    wait_for_state(store, 1, "sent");
+    let messages = channel.messages();
+    assert_eq!(messages.len(), 2);
+    assert_eq!(messages[0].id, messages[1].id);
+    let shown = deliveries(store);
+    assert_eq!((shown[0].attempts, &shown[0].last_error), (2, &None));
+    assert!(!other.process.stderr().contains("alert"), "{}", other.process.stderr());
+}
