@@ -599,9 +599,10 @@ fn not_prepared(path: &Path) -> anyhow::Error {
 
 /// How many of our schemas the file has; none where it is another program's.
 fn schema_version(connection: &Connection) -> rusqlite::Result<Option<usize>> {
-    let application_id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    // What marks the file is read last: another process that is making the tables commits all of this at once.
     let objects: usize = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let application_id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let empty = application_id == 0 && version == 0 && objects == 0;
     Ok((application_id == APPLICATION_ID || empty).then_some(version))
 }
