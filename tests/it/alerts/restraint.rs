@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::hooks::{Hook, start};
 use super::{Delivery, deliveries, post_alert, wait_for_deliveries};
@@ -195,5 +195,4 @@ fn beyond_its_rate_a_channel_gets_one_digest() {
     for number in 4..=10 {
         assert_eq!(digest.matches(&format!("\n• {number} ")).count(), 1, "{digest}");
     }
-    assert_eq!(bodies(&slack)[RATE].as_object().unwrap().len(), 1, "{}", json!(digest));
 }
