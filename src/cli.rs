@@ -208,7 +208,7 @@ pub struct AlertOptions {
     #[arg(long, hide = true)]
     pub alert_secret: Option<Secret>,
 
-    /// Mail health alerts to these addresses, separated by commas
+    /// Mail alerts to these addresses, separated by commas, as --alert mailto: does
     #[arg(long, env = "HEALTH_ALERT_RECEIVER", value_name = "ADDRESS", value_delimiter = ',', value_parser = parse_receiver)]
     pub health_alert_receiver: Vec<Channels>,
 

@@ -7,9 +7,10 @@
 //! alerts:     rules → outbox in the store → dispatcher → mail, Slack, Discord, webhooks
 //! ```
 //!
-//! Dependencies point down this list, never up: `main`, the subcommands, `alert`, `auth`, `store`, `client`, `tls`,
-//! `core`. The subcommands do not know each other. SQL stands in `store` alone, the command line's library
-//! in `main`, `cli`, `config` and `manual` alone.
+//! Dependencies point down this list, never up: `main`, the subcommands (`consume`, `propagate`, `init_db`, `tail`,
+//! `alert_test`, `manual`), `alert`, `auth`, `store`, `client`, `exposition`, `systemd`, `tls`, `shutdown`, `core`. The
+//! subcommands do not know each other. SQL stands in `store` alone, the command line's library in `main`, `cli`,
+//! `config` and `manual` alone.
 
 pub mod alert;
 pub mod alert_test;
