@@ -17,6 +17,7 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -174,12 +175,13 @@ impl Connection {
                 biased;
                 // How a client ends its connection is its own affair: there is nobody to tell.
                 _ = connection.as_mut() => return End::OfItself,
-                () = timer.as_mut() => match watched.time_left(&self.limits) {
+                // A flood leaves no budget of tokio's for whatever is polled behind it.
+                () = unconstrained(timer.as_mut()) => match watched.time_left(&self.limits) {
                     Some(left) if self.admitted => timer.as_mut().reset(tokio::time::Instant::now() + left),
                     // Who is refused is not to stay, and to take the place of the next who could be told.
                     _ => return End::TooSlow,
                 },
-                _ = drain.changed(), if !asked_to_drain => {
+                _ = unconstrained(drain.changed()), if !asked_to_drain => {
                     asked_to_drain = true;
                     watched.asked_to_drain();
                     connection.as_mut().graceful_shutdown();
