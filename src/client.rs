@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -25,6 +25,9 @@ use url::Url;
 
 use crate::core::network::is_public;
 use crate::tls::certificate_problem;
+
+/// What all requests say who sends them.
+pub const USER_AGENT: &str = concat!("eventctl/", env!("CARGO_PKG_VERSION"));
 
 /// How much of a response's body is read, in bytes; the connection of a longer one is given up.
 const RESPONSE_LIMIT_BYTES: usize = 256 << 10;
@@ -182,6 +185,13 @@ async fn read_to_end(
     Ok(content.into())
 }
 
+/// Whether another attempt may be answered otherwise: 408, 425, 429 and 5xx.
+pub fn is_transient(status: StatusCode) -> bool {
+    let transient =
+        [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+    transient || status.is_server_error()
+}
+
 /// How long a response asks to wait (RFC 9110, section 10.2.3: a number of seconds, or a date), up to an hour.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
@@ -216,5 +226,15 @@ mod tests {
         let wait = wait_for(&soon).unwrap();
         assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
         assert_eq!(wait_for("soon"), None);
+    }
+
+    #[test]
+    fn only_what_may_pass_is_transient() {
+        for status in [408, 425, 429, 500, 502, 503, 504, 507] {
+            assert!(is_transient(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+        for status in [302, 400, 401, 404, 409, 413, 415, 422] {
+            assert!(!is_transient(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
     }
 }

@@ -64,13 +64,18 @@ impl Channel {
         let host = url.host_str().unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let digest = Sha256::digest(url.as_str());
-        let mark: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let mark = hex(&digest[..4]);
         let name = format!("{kind}:{host}{port}#{mark}");
         if name.len() > 255 {
             return Err("expected a host of at most 240 bytes".to_owned());
         }
         Ok(Channel { name: name.into(), target: target(url) })
     }
+}
+
+/// Bytes as digits of base 16.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The kind of the channel of a name.

@@ -19,8 +19,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use self::channel::Target;
 pub use self::channel::{Channel, Channels, kind_of};
+use self::channel::{Target, hex};
 pub use self::dispatch::{DeliveryMetrics, Dispatcher};
 use self::mail::Mailer;
 pub use self::mail::{MailEncryption, MailSettings};
@@ -260,5 +260,5 @@ fn digest_of(event: &Event) -> String {
         .chain_update([0])
         .chain_update(event.event_payload())
         .finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest)
 }

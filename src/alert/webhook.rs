@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request};
 use rustls::ClientConfig;
 use serde_json::json;
 use sha2::Sha256;
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::Failure;
 use super::channel::{Channel, Target};
 use super::render::{Part, Templates};
-use crate::client::{Reach, retry_after, send_once};
+use crate::client::{self, Reach, is_transient, retry_after, send_once};
 use crate::core::hint::hinted;
 use crate::core::network::is_public;
 use crate::core::secret::Secret;
@@ -97,7 +97,7 @@ impl Poster {
         *request.method_mut() = Method::POST;
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("eventctl/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(USER_AGENT, HeaderValue::from_static(client::USER_AGENT));
         if signed {
             self.sign(headers, &super::identity_of(message), Timestamp::now(), &body);
         }
@@ -132,13 +132,7 @@ impl Poster {
         let reason = format!("status {status}");
         match status {
             _ if status.is_success() => Ok(()),
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                Err(Failure::Transient {
-                    reason,
-                    retry_after: retry_after(response.headers()).unwrap_or_default(),
-                })
-            }
-            _ if status.is_server_error() => Err(Failure::Transient {
+            _ if is_transient(status) => Err(Failure::Transient {
                 reason,
                 retry_after: retry_after(response.headers()).unwrap_or_default(),
             }),

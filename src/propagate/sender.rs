@@ -16,7 +16,7 @@ use super::report::{Attempt, Fate, Report};
 use super::source::Outgoing;
 use crate::auth::client::FetchError;
 use crate::cli::{Endpoint, PropagateOptions};
-use crate::client::{HttpClient, retry_after};
+use crate::client::{self, HttpClient, is_transient, retry_after};
 use crate::core::backoff::Backoff;
 
 /// Waits between retries, unless the receiver asks for longer ones.
@@ -181,8 +181,7 @@ async fn told(hurry: &mut watch::Receiver<bool>) {
 fn headers_of(options: &PropagateOptions) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let user_agent = concat!("eventctl/", env!("CARGO_PKG_VERSION"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(user_agent));
+    headers.insert(USER_AGENT, HeaderValue::from_static(client::USER_AGENT));
     for header in &options.header {
         headers.remove(&header.name);
     }
@@ -190,25 +189,4 @@ fn headers_of(options: &PropagateOptions) -> HeaderMap {
         headers.append(header.name.clone(), header.value.clone());
     }
     headers
-}
-
-fn is_transient(status: StatusCode) -> bool {
-    let transient =
-        [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status);
-    transient || status.is_server_error()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_may_pass_is_transient() {
-        for status in [408, 425, 429, 500, 502, 503, 504, 507] {
-            assert!(is_transient(StatusCode::from_u16(status).unwrap()), "{status}");
-        }
-        for status in [302, 400, 401, 404, 409, 413, 415, 422] {
-            assert!(!is_transient(StatusCode::from_u16(status).unwrap()), "{status}");
-        }
-    }
 }

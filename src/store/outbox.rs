@@ -5,8 +5,7 @@
 //! processes only one sends a message, and all of them together keep to a channel's rate.
 
 use super::backend::{Claim, Claimed, Delivery, DeliveryState, Message, NewDelivery, Settlement};
-use super::statements::{Statements, Value};
-use crate::core::event::StoredEvent;
+use super::statements::{Statements, Value, event_of};
 use crate::core::timestamp::Timestamp;
 
 /// How many deliveries a digest has at most, and how many bytes their events.
@@ -146,13 +145,9 @@ fn claim_message<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Cla
         message.attempts = message.attempts.max(u32::try_from(attempts.number()).unwrap_or(u32::MAX));
         message.created_at = message.created_at.min(Timestamp::from_microseconds(created_at.number()));
         // An event that is gone has left its delivery behind.
-        let Some(id) = id.number_or_null() else { continue };
-        message.events.push(StoredEvent {
-            id,
-            received_at: Timestamp::from_microseconds(received_at.number()),
-            event_type: event_type.into_text(),
-            event_payload: event_payload.into_text(),
-        });
+        if id != Value::Null {
+            message.events.push(event_of([id, received_at, event_type, event_payload]));
+        }
     }
     Ok(Claimed::Message(message))
 }

@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::PAGE_LIMIT_BYTES;
 use super::backend::{Page, StoreError};
-use super::statements::{Statements, Value};
+use super::statements::{Statements, Value, event_of};
 use crate::core::event::StoredEvent;
 use crate::core::query::{Glob, Query};
-use crate::core::timestamp::Timestamp;
 
 /// How many rows are fetched at once. All of them may be as large as a request may be.
 const ROWS_PER_FETCH: usize = 32;
@@ -69,15 +68,6 @@ pub fn page<S: Statements>(
 pub fn get<S: Statements>(statements: &mut S, id: i64) -> Result<Option<StoredEvent>, StoreError> {
     let rows = statements.query::<4>(SELECT_EVENT, &[id.into()]).map_err(Into::into)?;
     Ok(rows.into_iter().next().map(event_of))
-}
-
-fn event_of([id, received_at, event_type, event_payload]: [Value; 4]) -> StoredEvent {
-    StoredEvent {
-        id: id.number(),
-        received_at: Timestamp::from_microseconds(received_at.number()),
-        event_type: event_type.into_text(),
-        event_payload: event_payload.into_text(),
-    }
 }
 
 fn select(query: &Query, limit: usize) -> (String, Vec<Value>) {

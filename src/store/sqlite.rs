@@ -89,7 +89,7 @@ impl SqliteBackend {
     }
 
     fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> rusqlite::Result<Vec<Outcome>> {
-        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.connection.begin()?;
         // No other connection writes before the COMMIT: ids can be given before the events are inserted.
         let last_id: Option<i64> =
             self.connection.prepare_cached(SELECT_LAST_ID)?.query_row([], |row| row.get(0)).optional()?;
@@ -116,7 +116,7 @@ impl SqliteBackend {
             next_id += append.events.len() as i64;
         }
         self.insert(&events, first_new_id, received_at)?;
-        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        self.connection.commit()?;
         Ok(outcomes)
     }
 

@@ -1,6 +1,8 @@
 //! Statements that every database understands, and what they take and give.
 
 use super::backend::StoreError;
+use crate::core::event::StoredEvent;
+use crate::core::timestamp::Timestamp;
 
 /// A value of a statement or of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,4 +84,14 @@ pub trait Statements {
         statement: &str,
         values: &[Value],
     ) -> Result<Vec<[Value; COLUMNS]>, Self::Error>;
+}
+
+/// The event of a row: id, received_at, type and payload.
+pub fn event_of([id, received_at, event_type, event_payload]: [Value; 4]) -> StoredEvent {
+    StoredEvent {
+        id: id.number(),
+        received_at: Timestamp::from_microseconds(received_at.number()),
+        event_type: event_type.into_text(),
+        event_payload: event_payload.into_text(),
+    }
 }
