@@ -3,6 +3,7 @@
 pub mod backend;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod batch;
+mod database;
 mod location;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -17,6 +18,7 @@ mod server;
 mod sqlite;
 mod statements;
 mod statistics;
+mod tokens;
 mod writer;
 
 use std::fmt;

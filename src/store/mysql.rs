@@ -14,15 +14,13 @@ use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, Params, Row, SslOpts, Value
 
 use self::script::{Script, quoted, size_of};
 use super::StoreOptions;
-use super::backend::{
-    Append, Backend, Claim, Claimed, Delivery, Forgotten, Message, Outcome, Page, Reader, RefreshToken,
-    Retention, Rotation, Settlement, Statistics, StoreError, StoreSize,
-};
+use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
 use super::batch::Batch;
+use super::database::Database;
 use super::location::{ServerDatabase, TlsMode};
-use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
+use super::server::{self, CONNECT_TIMEOUT, Encryption, ServerConnection, WRITE_TIME};
 use super::statements::{Statements, Value};
-use super::{outbox, paging, retention, statistics};
+use super::{outbox, paging, statistics};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -45,6 +43,9 @@ const ROOM_IN_PACKET: usize = 256;
 /// How many events go as text, which saves round trips; more are faster by prepared statements, which save the
 /// server from reading them.
 const EVENTS_AS_TEXT: usize = 64;
+
+/// The character set of columns that hold no text.
+const BINARY: u16 = 63;
 
 /// Prepares a database: makes or upgrades its tables.
 ///
@@ -139,18 +140,29 @@ impl MySqlBackend {
         let last_use = Instant::now();
         Ok(MySqlBackend { connection, packet_bytes, last_use, database: database.clone(), options })
     }
+}
 
-    /// Connects anew where the connection was lost while nothing was asked of it.
-    fn revive(&mut self) -> Result<(), StoreError> {
-        if self.last_use.elapsed() > IDLE_TIME && self.connection.ping().is_err() {
-            self.reconnect()?;
-        }
-        self.last_use = Instant::now();
-        Ok(())
+impl Database for MySqlBackend {
+    type Connection = Conn;
+
+    fn connection(&mut self) -> &mut Conn {
+        &mut self.connection
     }
 
-    fn reconnect(&mut self) -> Result<(), StoreError> {
-        *self = MySqlBackend::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
+    fn transact<T>(
+        &mut self,
+        transaction: impl FnMut(&mut MySqlBackend) -> mysql::Result<T>,
+    ) -> Result<T, StoreError> {
+        server::transact(self, transaction)
+    }
+
+    /// The server would break off the connection, and so fail the neighbours too.
+    fn check(&self, appends: &[&Append]) -> Result<(), StoreError> {
+        let mut events = appends.iter().flat_map(|append| &append.events);
+        if events.any(|event| size_of(event) + ROOM_IN_PACKET > self.packet_bytes) {
+            let reason = format!("an event is larger than max_allowed_packet, {} bytes", self.packet_bytes);
+            return Err(StoreError::Refused(reason));
+        }
         Ok(())
     }
 
@@ -197,100 +209,12 @@ impl MySqlBackend {
         Ok(batch.outcomes(script.last_insert_id - count, &known))
     }
 
-    /// Runs a transaction, again where the server broke it off for the sake of another, and rolls it back where
-    /// it failed.
-    fn transact<T>(
-        &mut self,
-        mut transaction: impl FnMut(&mut MySqlBackend) -> mysql::Result<T>,
-    ) -> Result<T, StoreError> {
-        self.revive()?;
-        let mut retries = 0;
-        loop {
-            let result = transaction(self);
-            self.last_use = Instant::now();
-            let error = match result {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            // Where this fails, too, the connection is lost, and the transaction with it.
-            let rolled_back = self.connection.query_drop("ROLLBACK");
-            let conflict = matches!(&error, mysql::Error::MySqlError(error) if error.code == DEADLOCK);
-            retries += 1;
-            if !conflict || rolled_back.is_err() || retries > CONFLICT_RETRIES {
-                return Err(error.into());
-            }
-        }
-    }
-}
-
-impl Backend for MySqlBackend {
-    fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError> {
-        // The server would break off the connection, and so fail the neighbours too.
-        let mut events = appends.iter().flat_map(|append| &append.events);
-        if events.any(|event| size_of(event) + ROOM_IN_PACKET > self.packet_bytes) {
-            let reason = format!("an event is larger than max_allowed_packet, {} bytes", self.packet_bytes);
-            return Err(StoreError::Refused(reason));
-        }
-        self.transact(|backend| backend.store(appends, received_at))
-    }
-
     fn probe(&mut self) -> Result<(), StoreError> {
         self.transact(|backend| {
             // An update that changes nothing is not written.
             backend.connection.query_drop("UPDATE last_event SET id = id + 1")?;
-            backend.connection.query_drop("COMMIT")
+            backend.connection.commit()
         })
-    }
-
-    fn signing_key(&mut self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError> {
-        let key: Option<Vec<u8>> = self.transact(|backend| {
-            let connection = &mut backend.connection;
-            connection.exec_drop("INSERT IGNORE INTO signing_key VALUES (1, ?)", (candidate.as_slice(),))?;
-            connection.query_drop("COMMIT")?;
-            let key = connection.query_first("SELECT signing_key FROM signing_key")?;
-            connection.query_drop("COMMIT")?;
-            Ok(key)
-        })?;
-        let key = key.unwrap_or_default().try_into();
-        key.map_err(|_| StoreError::Refused("the store's signing key is not of 32 bytes".to_owned()))
-    }
-
-    fn add_refresh_token(&mut self, token: &RefreshToken, now: Timestamp) -> Result<(), StoreError> {
-        self.transact(|backend| {
-            forget_expired(&mut backend.connection, now)?;
-            add(&mut backend.connection, &token.digest, &token.family, token.expires_at)?;
-            backend.connection.query_drop("COMMIT")
-        })
-    }
-
-    fn rotate_refresh_token(
-        &mut self,
-        digest: [u8; 32],
-        successor: ([u8; 32], Timestamp),
-        now: Timestamp,
-    ) -> Result<Rotation, StoreError> {
-        self.transact(|backend| {
-            let rotation = rotate(&mut backend.connection, &digest, &successor, now)?;
-            backend.connection.query_drop("COMMIT")?;
-            Ok(rotation)
-        })
-    }
-
-    fn claim(&mut self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.transact(|backend| outbox::claim(&mut backend.connection, claim))
-    }
-
-    fn settle(
-        &mut self,
-        message: &Message,
-        settlement: &Settlement,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.transact(|backend| outbox::settle(&mut backend.connection, message, settlement, now))
-    }
-
-    fn forget(&mut self, terms: &Retention) -> Result<Forgotten, StoreError> {
-        self.transact(|backend| retention::forget(&mut backend.connection, terms))
     }
 
     /// Connects anew: what the lost connection was about to commit has been answered as unknown.
@@ -300,34 +224,27 @@ impl Backend for MySqlBackend {
     }
 }
 
-fn forget_expired(connection: &mut Conn, now: Timestamp) -> mysql::Result<()> {
-    connection.exec_drop("DELETE FROM refresh_tokens WHERE expires_at <= ?", (now.as_microseconds(),))
-}
-
-fn add(connection: &mut Conn, digest: &[u8], family: &[u8], expires_at: Timestamp) -> mysql::Result<()> {
-    let insert = "INSERT INTO refresh_tokens (token_digest, family, expires_at) VALUES (?, ?, ?)";
-    connection.exec_drop(insert, (digest, family, expires_at.as_microseconds()))
-}
-
-fn rotate(
-    connection: &mut Conn,
-    digest: &[u8],
-    successor: &([u8; 32], Timestamp),
-    now: Timestamp,
-) -> mysql::Result<Rotation> {
-    // A client that never logs in again leaves a token behind with each exchange.
-    forget_expired(connection, now)?;
-    // The lock makes a second use wait for the first, and then see it.
-    let select = "SELECT family, used FROM refresh_tokens WHERE token_digest = ? FOR UPDATE";
-    let known: Option<(Vec<u8>, bool)> = connection.exec_first(select, (digest,))?;
-    let Some((family, used)) = known else { return Ok(Rotation::Unknown) };
-    if used {
-        connection.exec_drop("DELETE FROM refresh_tokens WHERE family = ?", (family,))?;
-        return Ok(Rotation::Reused);
+impl ServerConnection for MySqlBackend {
+    fn last_use(&mut self) -> &mut Instant {
+        &mut self.last_use
     }
-    connection.exec_drop("UPDATE refresh_tokens SET used = TRUE WHERE token_digest = ?", (digest,))?;
-    add(connection, &successor.0, &family, successor.1)?;
-    Ok(Rotation::Rotated)
+
+    fn is_alive(&mut self) -> bool {
+        self.connection.ping().is_ok()
+    }
+
+    fn reconnect(&mut self) -> Result<(), StoreError> {
+        *self = MySqlBackend::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
+        Ok(())
+    }
+
+    fn roll_back(&mut self) -> mysql::Result<()> {
+        self.connection.query_drop("ROLLBACK")
+    }
+
+    fn is_conflict(error: &mysql::Error) -> bool {
+        matches!(error, mysql::Error::MySqlError(error) if error.code == DEADLOCK)
+    }
 }
 
 /// A connection that reads.
@@ -421,8 +338,12 @@ impl Statements for Conn {
         let rows: Vec<Row> = self.exec(statement, parameters(values))?;
         let row = |row: Row| {
             let mut values = [const { Value::Null }; COLUMNS];
-            for (value, column) in values.iter_mut().zip(row.unwrap()) {
-                *value = value_of(column)?;
+            let columns = row.columns();
+            for ((value, column), sql) in values.iter_mut().zip(columns.iter()).zip(row.unwrap()) {
+                *value = match sql {
+                    Sql::Bytes(bytes) if column.character_set() == BINARY => Value::Bytes(bytes),
+                    sql => value_of(sql)?,
+                };
             }
             Ok(values)
         };
@@ -450,6 +371,7 @@ fn parameters(values: &[Value]) -> Params {
         Value::Null => Sql::NULL,
         Value::Number(number) => number.into(),
         Value::Text(text) => text.into(),
+        Value::Bytes(bytes) => bytes.into(),
     };
     Params::Positional(values.iter().map(value).collect())
 }

@@ -80,8 +80,7 @@ pub fn claim<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Claimed
         return Ok(Claimed::Nothing { until: earliest.map(Timestamp::from_microseconds) });
     }
     statements.begin()?;
-    let lock = format!("SELECT id FROM outbox_lock{}", S::FOR_UPDATE);
-    statements.query::<1>(&lock, &[])?;
+    lock(statements)?;
     let claimed = match opening(statements, claim)? {
         Some(until) => {
             let hold = "UPDATE deliveries SET held = 1 WHERE channel = ? AND due_at <= ? AND held = 0";
@@ -92,6 +91,15 @@ pub fn claim<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Claimed
     };
     statements.commit()?;
     Ok(claimed)
+}
+
+/// Waits until no other process holds the lock, and holds it until the commit.
+///
+/// # Errors
+/// The database's.
+pub fn lock<S: Statements>(statements: &mut S) -> Result<(), S::Error> {
+    let lock = format!("SELECT id FROM outbox_lock{}", S::FOR_UPDATE);
+    statements.query::<1>(&lock, &[]).map(drop)
 }
 
 /// When the channel may have its next message, if it has had as many as it may.

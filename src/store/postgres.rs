@@ -14,15 +14,13 @@ use postgres::{Client, Config, IsolationLevel, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::StoreOptions;
-use super::backend::{
-    Append, Backend, Claim, Claimed, Delivery, Forgotten, Message, Outcome, Page, Reader, RefreshToken,
-    Retention, Rotation, Settlement, Statistics, StoreError, StoreSize,
-};
+use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
 use super::batch::{Batch, KnownKeys};
+use super::database::Database;
 use super::location::ServerDatabase;
-use super::server::{self, CONFLICT_RETRIES, CONNECT_TIMEOUT, Encryption, IDLE_TIME, WRITE_TIME};
+use super::server::{self, CONNECT_TIMEOUT, Encryption, ServerConnection, WRITE_TIME};
 use super::statements::{Statements, Value};
-use super::{outbox, paging, retention, statistics};
+use super::{outbox, paging, statistics};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -125,40 +123,6 @@ impl PostgresBackend {
         Ok(PostgresBackend { connection, last_use: Instant::now(), database: database.clone(), options })
     }
 
-    /// Connects anew where the connection was lost while nothing was asked of it.
-    fn revive(&mut self) -> Result<(), StoreError> {
-        if self.last_use.elapsed() > IDLE_TIME && self.connection.client.is_valid(CONNECT_TIMEOUT).is_err() {
-            self.reconnect()?;
-        }
-        self.last_use = Instant::now();
-        Ok(())
-    }
-
-    fn reconnect(&mut self) -> Result<(), StoreError> {
-        *self = PostgresBackend::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
-        Ok(())
-    }
-
-    fn store(
-        &mut self,
-        appends: &[&Append],
-        received_at: Timestamp,
-    ) -> Result<Vec<Outcome>, postgres::Error> {
-        let batch = Batch::of(appends);
-        let has_deliveries = batch.has_deliveries();
-        if has_deliveries {
-            self.connection.begin()?;
-        }
-        let (before, known) = self.insert(&batch, received_at)?;
-        if has_deliveries {
-            for (event_id, delivery) in batch.deliveries(before, &known) {
-                outbox::insert(&mut self.connection, event_id, delivery, received_at)?;
-            }
-            self.connection.commit()?;
-        }
-        Ok(batch.outcomes(before, &known))
-    }
-
     /// Inserts what is new; the id before the batch's first, and the keys that were known.
     fn insert(
         &mut self,
@@ -194,91 +158,44 @@ impl PostgresBackend {
         let rows = self.connection.query(SELECT_KEYS, &[&keys])?;
         Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
     }
+}
 
-    /// Runs a transaction again that the server broke off for the sake of another.
-    fn retried<T>(
-        &mut self,
-        mut transaction: impl FnMut(&mut PostgresBackend) -> Result<T, postgres::Error>,
-    ) -> Result<T, StoreError> {
-        self.revive()?;
-        let mut retries = 0;
-        loop {
-            let result = transaction(self);
-            self.last_use = Instant::now();
-            if result.is_err() {
-                // Where this fails, too, the connection is lost, and the transaction with it.
-                let _ = self.connection.client.batch_execute("ROLLBACK");
-            }
-            retries += 1;
-            match result {
-                Err(error) if is_conflict(&error) && retries <= CONFLICT_RETRIES => {}
-                result => return result.map_err(StoreError::from),
-            }
-        }
+impl Database for PostgresBackend {
+    type Connection = Connection;
+
+    fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
     }
-}
 
-fn is_conflict(error: &postgres::Error) -> bool {
-    error.code().is_some_and(|code| {
-        *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
-    })
-}
+    fn transact<T>(
+        &mut self,
+        transaction: impl FnMut(&mut PostgresBackend) -> Result<T, postgres::Error>,
+    ) -> Result<T, StoreError> {
+        server::transact(self, transaction)
+    }
 
-impl Backend for PostgresBackend {
-    fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError> {
-        self.retried(|backend| backend.store(appends, received_at))
+    fn store(
+        &mut self,
+        appends: &[&Append],
+        received_at: Timestamp,
+    ) -> Result<Vec<Outcome>, postgres::Error> {
+        let batch = Batch::of(appends);
+        let has_deliveries = batch.has_deliveries();
+        if has_deliveries {
+            self.connection.begin()?;
+        }
+        let (before, known) = self.insert(&batch, received_at)?;
+        if has_deliveries {
+            for (event_id, delivery) in batch.deliveries(before, &known) {
+                outbox::insert(&mut self.connection, event_id, delivery, received_at)?;
+            }
+            self.connection.commit()?;
+        }
+        Ok(batch.outcomes(before, &known))
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
-        self.retried(|backend| backend.connection.execute("UPDATE last_event SET id = id", &[]).map(drop))
-    }
-
-    fn signing_key(&mut self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError> {
-        let insert = "INSERT INTO signing_key VALUES (1, $1) ON CONFLICT DO NOTHING";
-        let key: Vec<u8> = self.retried(|backend| {
-            backend.connection.execute(insert, &[&candidate.as_slice()])?;
-            Ok(backend.connection.query_one("SELECT signing_key FROM signing_key", &[])?.get(0))
-        })?;
-        key.try_into()
-            .map_err(|_| StoreError::Refused("the store's signing key is not of 32 bytes".to_owned()))
-    }
-
-    fn add_refresh_token(&mut self, token: &RefreshToken, now: Timestamp) -> Result<(), StoreError> {
-        let insert = "WITH expired AS (DELETE FROM refresh_tokens WHERE expires_at <= $1) \
-            INSERT INTO refresh_tokens (token_digest, family, expires_at) VALUES ($2, $3, $4)";
-        let RefreshToken { digest, family, expires_at } = token;
-        let (now, expires_at) = (now.as_microseconds(), expires_at.as_microseconds());
-        self.retried(|backend| {
-            let values: [&(dyn ToSql + Sync); 4] =
-                [&now, &digest.as_slice(), &family.as_slice(), &expires_at];
-            backend.connection.execute(insert, &values).map(drop)
-        })
-    }
-
-    fn rotate_refresh_token(
-        &mut self,
-        digest: [u8; 32],
-        successor: ([u8; 32], Timestamp),
-        now: Timestamp,
-    ) -> Result<Rotation, StoreError> {
-        self.retried(|backend| rotate(&mut backend.connection.client, &digest, &successor, now))
-    }
-
-    fn claim(&mut self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.retried(|backend| outbox::claim(&mut backend.connection, claim))
-    }
-
-    fn settle(
-        &mut self,
-        message: &Message,
-        settlement: &Settlement,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.retried(|backend| outbox::settle(&mut backend.connection, message, settlement, now))
-    }
-
-    fn forget(&mut self, terms: &Retention) -> Result<Forgotten, StoreError> {
-        self.retried(|backend| retention::forget(&mut backend.connection, terms))
+        self.transact(|backend| backend.connection.execute("UPDATE last_event SET id = id", &[]).map(drop))
     }
 
     /// Connects anew: what the lost connection was about to commit has been answered as unknown.
@@ -288,31 +205,29 @@ impl Backend for PostgresBackend {
     }
 }
 
-fn rotate(
-    client: &mut Client,
-    digest: &[u8],
-    successor: &([u8; 32], Timestamp),
-    now: Timestamp,
-) -> Result<Rotation, postgres::Error> {
-    let mut transaction = client.transaction()?;
-    // A client that never logs in again leaves a token behind with each exchange.
-    transaction.execute("DELETE FROM refresh_tokens WHERE expires_at <= $1", &[&now.as_microseconds()])?;
-    // The lock makes a second use wait for the first, and then see it.
-    let select = "SELECT family, used FROM refresh_tokens WHERE token_digest = $1 FOR UPDATE";
-    let Some(token) = transaction.query_opt(select, &[&digest])? else { return Ok(Rotation::Unknown) };
-    let (family, used): (&[u8], bool) = (token.get(0), token.get(1));
-    let rotation = if used {
-        transaction.execute("DELETE FROM refresh_tokens WHERE family = $1", &[&family])?;
-        Rotation::Reused
-    } else {
-        transaction.execute("UPDATE refresh_tokens SET used = true WHERE token_digest = $1", &[&digest])?;
-        let insert = "INSERT INTO refresh_tokens (token_digest, family, expires_at) VALUES ($1, $2, $3)";
-        let (successor, expires_at) = successor;
-        transaction.execute(insert, &[&successor.as_slice(), &family, &expires_at.as_microseconds()])?;
-        Rotation::Rotated
-    };
-    transaction.commit()?;
-    Ok(rotation)
+impl ServerConnection for PostgresBackend {
+    fn last_use(&mut self) -> &mut Instant {
+        &mut self.last_use
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.connection.client.is_valid(CONNECT_TIMEOUT).is_ok()
+    }
+
+    fn reconnect(&mut self) -> Result<(), StoreError> {
+        *self = PostgresBackend::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
+        Ok(())
+    }
+
+    fn roll_back(&mut self) -> Result<(), postgres::Error> {
+        self.connection.client.batch_execute("ROLLBACK")
+    }
+
+    fn is_conflict(error: &postgres::Error) -> bool {
+        error.code().is_some_and(|code| {
+            *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
+        })
+    }
 }
 
 /// A connection that reads.
@@ -388,7 +303,7 @@ impl Statements for Connection {
     }
 
     fn execute(&mut self, statement: &str, values: &[Value]) -> Result<(), postgres::Error> {
-        Connection::execute(self, &numbered(statement), &by_reference(values)).map(drop)
+        Connection::execute(self, statement, &by_reference(values)).map(drop)
     }
 
     fn query<const COLUMNS: usize>(
@@ -396,7 +311,7 @@ impl Statements for Connection {
         statement: &str,
         values: &[Value],
     ) -> Result<Vec<[Value; COLUMNS]>, postgres::Error> {
-        let rows = Connection::query(self, &numbered(statement), &by_reference(values))?;
+        let rows = Connection::query(self, statement, &by_reference(values))?;
         let row = |row: &Row| -> Result<[Value; COLUMNS], postgres::Error> {
             let mut values = [const { Value::Null }; COLUMNS];
             for (column, value) in values.iter_mut().enumerate() {
@@ -428,11 +343,12 @@ impl ToSql for Value {
             Value::Null => Ok(IsNull::Yes),
             Value::Number(number) => number.to_sql(kind, out),
             Value::Text(text) => text.to_sql(kind, out),
+            Value::Bytes(bytes) => bytes.to_sql(kind, out),
         }
     }
 
     fn accepts(kind: &Type) -> bool {
-        <i64 as ToSql>::accepts(kind) || <String as ToSql>::accepts(kind)
+        <i64 as ToSql>::accepts(kind) || <String as ToSql>::accepts(kind) || <Vec<u8> as ToSql>::accepts(kind)
     }
 
     to_sql_checked!();
@@ -447,6 +363,9 @@ impl<'a> FromSql<'a> for Value {
         if <i32 as FromSql>::accepts(kind) {
             return i32::from_sql(kind, raw).map(|number| Value::Number(number.into()));
         }
+        if <Vec<u8> as FromSql>::accepts(kind) {
+            return Vec::from_sql(kind, raw).map(Value::Bytes);
+        }
         String::from_sql(kind, raw).map(Value::Text)
     }
 
@@ -457,12 +376,13 @@ impl<'a> FromSql<'a> for Value {
     fn accepts(kind: &Type) -> bool {
         <i64 as FromSql>::accepts(kind)
             || <i32 as FromSql>::accepts(kind)
+            || <Vec<u8> as FromSql>::accepts(kind)
             || <String as FromSql>::accepts(kind)
     }
 }
 
 /// A connection with the statements that it has prepared.
-struct Connection {
+pub struct Connection {
     client: Client,
     statements: HashMap<String, Statement>,
 }
@@ -487,7 +407,7 @@ impl Connection {
         if let Some(prepared) = self.statements.get(statement) {
             return Ok(prepared.clone());
         }
-        let prepared = self.client.prepare(statement)?;
+        let prepared = self.client.prepare(&numbered(statement))?;
         self.statements.insert(statement.to_owned(), prepared.clone());
         Ok(prepared)
     }

@@ -1,10 +1,12 @@
 //! What stores on database servers have in common: encryption, and what is said where one cannot be used.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
 use super::StoreOptions;
+use super::backend::StoreError;
+use super::database::{Database, ErrorOf};
 use super::location::{ServerDatabase, TlsMode};
 use crate::core::hint::hinted;
 use crate::tls::{Identity, Trust, client_config};
@@ -16,10 +18,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const WRITE_TIME: Duration = Duration::from_secs(20);
 
 /// How long a connection may be idle before it is not trusted any more: the server may have gone meanwhile.
-pub const IDLE_TIME: Duration = Duration::from_secs(1);
+const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// How often a transaction is repeated that the server broke off for the sake of another.
-pub const CONFLICT_RETRIES: usize = 10;
+const CONFLICT_RETRIES: usize = 10;
 
 /// Statements that write nothing, and that a server refuses to a login that may not store events, or where it
 /// takes no writes from anyone.
@@ -38,6 +40,49 @@ const FORGET_CHECKS: [&str; 3] = [
     "DELETE FROM idempotency_keys WHERE 1 = 0",
     "DELETE FROM deliveries WHERE 1 = 0",
 ];
+
+/// A writing connection to a server, which others write to, and which comes and goes.
+pub trait ServerConnection: Database {
+    /// When the server was last heard of.
+    fn last_use(&mut self) -> &mut Instant;
+
+    /// Whether the server still answers.
+    fn is_alive(&mut self) -> bool;
+
+    /// Connects anew.
+    fn reconnect(&mut self) -> Result<(), StoreError>;
+
+    /// Ends the transaction without its changes.
+    fn roll_back(&mut self) -> Result<(), ErrorOf<Self>>;
+
+    /// Whether the server broke a transaction off for the sake of another.
+    fn is_conflict(error: &ErrorOf<Self>) -> bool;
+}
+
+/// See [`Database::transact`]. Connects anew where the connection was lost while nothing was asked of it.
+pub fn transact<C: ServerConnection, T>(
+    connection: &mut C,
+    mut transaction: impl FnMut(&mut C) -> Result<T, ErrorOf<C>>,
+) -> Result<T, StoreError> {
+    if connection.last_use().elapsed() > IDLE_TIME && !connection.is_alive() {
+        connection.reconnect()?;
+    }
+    let mut retries = 0;
+    loop {
+        let result = transaction(connection);
+        *connection.last_use() = Instant::now();
+        let error = match result {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        // Where this fails, too, the connection is lost, and the transaction with it.
+        let rolled_back = connection.roll_back().is_ok();
+        retries += 1;
+        if !C::is_conflict(&error) || !rolled_back || retries > CONFLICT_RETRIES {
+            return Err(error.into());
+        }
+    }
+}
 
 /// What a login is asked to do, and does not, before the first event comes.
 pub fn checks_of(options: StoreOptions) -> impl Iterator<Item = &'static str> {

@@ -1,7 +1,5 @@
 //! The embedded store: one SQLite file in WAL mode, synced at every commit.
 
-mod tokens;
-
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,12 +12,10 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Null, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
-use super::backend::{
-    Append, Backend, Claim, Claimed, Delivery, Forgotten, Message, Outcome, Page, Reader, RefreshToken,
-    Retention, Rotation, Settlement, Statistics, StoreError, StoreSize,
-};
+use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
+use super::database::Database;
 use super::statements::{Statements, Value};
-use super::{PAGE_LIMIT_BYTES, outbox, retention, statistics};
+use super::{PAGE_LIMIT_BYTES, outbox, statistics};
 use crate::core::event::{Event, StoredEvent};
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -88,38 +84,6 @@ impl SqliteBackend {
         Ok(SqliteBackend { connection, path: path.to_owned(), files })
     }
 
-    fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> rusqlite::Result<Vec<Outcome>> {
-        self.connection.begin()?;
-        // No other connection writes before the COMMIT: ids can be given before the events are inserted.
-        let last_id: Option<i64> =
-            self.connection.prepare_cached(SELECT_LAST_ID)?.query_row([], |row| row.get(0)).optional()?;
-        let mut next_id = last_id.unwrap_or(0) + 1;
-        let first_new_id = next_id;
-        let mut outcomes = Vec::with_capacity(appends.len());
-        let mut events = Vec::with_capacity(appends.len());
-        for append in appends {
-            if let Some(outcome) = self.outcome_of_key(append)? {
-                outcomes.push(outcome);
-                continue;
-            }
-            self.remember_key(append, next_id)?;
-            outcomes.push(Outcome::Stored { first_id: next_id, repeated: false });
-            for delivery in &append.deliveries {
-                outbox::insert(
-                    &mut self.connection,
-                    next_id + delivery.position as i64,
-                    delivery,
-                    received_at,
-                )?;
-            }
-            events.extend(&append.events);
-            next_id += append.events.len() as i64;
-        }
-        self.insert(&events, first_new_id, received_at)?;
-        self.connection.commit()?;
-        Ok(outcomes)
-    }
-
     /// Inserts events with consecutive ids, as many with a statement as it takes.
     fn insert(&self, events: &[&Event], first_id: i64, received_at: Timestamp) -> rusqlite::Result<()> {
         let received_at = received_at.as_microseconds();
@@ -162,21 +126,6 @@ impl SqliteBackend {
         Ok(())
     }
 
-    /// Runs a transaction, and rolls it back where it failed.
-    fn transact<T>(
-        &mut self,
-        transaction: impl FnOnce(&mut SqliteBackend) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
-        let result = transaction(self);
-        if result.is_err() && !self.connection.is_autocommit() {
-            // A rollback that fails leaves a transaction that the next BEGIN reports.
-            let _ = self.connection.execute_batch("ROLLBACK");
-        }
-        let done = result?;
-        self.check_files()?;
-        Ok(done)
-    }
-
     /// Makes sure that what was written went into the files that the path names now.
     ///
     /// SQLite goes on writing to a file that was deleted or replaced, and what it writes is lost with
@@ -214,54 +163,63 @@ impl SqliteBackend {
     }
 }
 
-impl Backend for SqliteBackend {
-    fn append(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, StoreError> {
-        self.transact(|backend| backend.store(appends, received_at))
+impl Database for SqliteBackend {
+    type Connection = Connection;
+
+    fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
-    fn claim(&mut self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.transact(|backend| outbox::claim(&mut backend.connection, claim))
-    }
-
-    fn settle(
+    fn transact<T>(
         &mut self,
-        message: &Message,
-        settlement: &Settlement,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.transact(|backend| outbox::settle(&mut backend.connection, message, settlement, now))
+        mut transaction: impl FnMut(&mut SqliteBackend) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let result = transaction(self);
+        if result.is_err() && !self.connection.is_autocommit() {
+            // A rollback that fails leaves a transaction that the next BEGIN reports.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        let done = result?;
+        self.check_files()?;
+        Ok(done)
+    }
+
+    fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> rusqlite::Result<Vec<Outcome>> {
+        self.connection.begin()?;
+        // No other connection writes before the COMMIT: ids can be given before the events are inserted.
+        let last_id: Option<i64> =
+            self.connection.prepare_cached(SELECT_LAST_ID)?.query_row([], |row| row.get(0)).optional()?;
+        let mut next_id = last_id.unwrap_or(0) + 1;
+        let first_new_id = next_id;
+        let mut outcomes = Vec::with_capacity(appends.len());
+        let mut events = Vec::with_capacity(appends.len());
+        for append in appends {
+            if let Some(outcome) = self.outcome_of_key(append)? {
+                outcomes.push(outcome);
+                continue;
+            }
+            self.remember_key(append, next_id)?;
+            outcomes.push(Outcome::Stored { first_id: next_id, repeated: false });
+            for delivery in &append.deliveries {
+                outbox::insert(
+                    &mut self.connection,
+                    next_id + delivery.position as i64,
+                    delivery,
+                    received_at,
+                )?;
+            }
+            events.extend(&append.events);
+            next_id += append.events.len() as i64;
+        }
+        self.insert(&events, first_new_id, received_at)?;
+        self.connection.commit()?;
+        Ok(outcomes)
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
         // Setting the version to what it is writes a page and syncs it.
         self.connection.pragma_update(None, "user_version", SCHEMAS.len())?;
         self.check_files()
-    }
-
-    fn signing_key(&mut self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError> {
-        let key = tokens::signing_key(&mut self.connection, candidate)?;
-        self.check_files()?;
-        Ok(key)
-    }
-
-    fn add_refresh_token(&mut self, token: &RefreshToken, now: Timestamp) -> Result<(), StoreError> {
-        tokens::add(&mut self.connection, token, now)?;
-        self.check_files()
-    }
-
-    fn rotate_refresh_token(
-        &mut self,
-        digest: [u8; 32],
-        successor: ([u8; 32], Timestamp),
-        now: Timestamp,
-    ) -> Result<Rotation, StoreError> {
-        let rotation = tokens::rotate(&mut self.connection, digest, successor, now)?;
-        self.check_files()?;
-        Ok(rotation)
-    }
-
-    fn forget(&mut self, terms: &Retention) -> Result<Forgotten, StoreError> {
-        self.transact(|backend| retention::forget(&mut backend.connection, terms))
     }
 
     /// Opens the file anew and copies the whole log into the database before anything is appended.
@@ -474,6 +432,7 @@ impl ToSql for Value {
             Value::Null => Null.to_sql(),
             Value::Number(number) => number.to_sql(),
             Value::Text(text) => text.to_sql(),
+            Value::Bytes(bytes) => bytes.to_sql(),
         }
     }
 }
@@ -484,7 +443,8 @@ impl FromSql for Value {
             ValueRef::Null => Ok(Value::Null),
             ValueRef::Integer(number) => Ok(Value::Number(number)),
             ValueRef::Text(_) => value.as_str().map(Value::from),
-            ValueRef::Real(_) | ValueRef::Blob(_) => Err(FromSqlError::InvalidType),
+            ValueRef::Blob(bytes) => Ok(Value::from(bytes)),
+            ValueRef::Real(_) => Err(FromSqlError::InvalidType),
         }
     }
 }

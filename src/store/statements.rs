@@ -13,6 +13,8 @@ pub enum Value {
     Number(i64),
     /// Text.
     Text(String),
+    /// A digest, or a key.
+    Bytes(Vec<u8>),
 }
 
 impl Value {
@@ -25,7 +27,15 @@ impl Value {
     pub fn number_or_null(&self) -> Option<i64> {
         match self {
             Value::Number(number) => Some(*number),
-            Value::Null | Value::Text(_) => None,
+            Value::Null | Value::Text(_) | Value::Bytes(_) => None,
+        }
+    }
+
+    /// The bytes, or none where there are none.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Value::Bytes(bytes) => bytes,
+            Value::Null | Value::Number(_) | Value::Text(_) => Vec::new(),
         }
     }
 
@@ -38,8 +48,14 @@ impl Value {
     pub fn into_text_or_null(self) -> Option<String> {
         match self {
             Value::Text(text) => Some(text),
-            Value::Null | Value::Number(_) => None,
+            Value::Null | Value::Number(_) | Value::Bytes(_) => None,
         }
+    }
+}
+
+impl From<&[u8]> for Value {
+    fn from(bytes: &[u8]) -> Value {
+        Value::Bytes(bytes.to_owned())
     }
 }
 
