@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -33,6 +34,9 @@ const SCHEMAS: [&str; 3] = [
 
 /// How long to wait for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait where SQLite does not.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// The log is copied into the database after this many pages of 4 KiB: 16 MiB.
 ///
@@ -77,7 +81,7 @@ impl SqliteBackend {
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let version = schema_version(&connection).map_err(|error| cannot_open(path, &error))?;
         check_version(path, version)?;
-        set_up(&mut connection)
+        patiently(|| set_up(&mut connection))
             .map_err(|error| cannot_open(path, &error))
             .hint("make the file and its directory writable for this user")?;
         let files = FileIdentities::of(path).with_context(|| format!("cannot open `{}`", path.display()))?;
@@ -576,6 +580,24 @@ fn check_version(path: &Path, version: Option<usize>) -> anyhow::Result<()> {
         return Err(hinted(problem, "use the eventctl that wrote it, or a newer one"));
     }
     Ok(())
+}
+
+/// Repeats what another process is in the way of.
+///
+/// SQLite itself does not wait where two connections turn on its log at the same time.
+fn patiently<T>(mut step: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match step() {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && Instant::now() < deadline =>
+            {
+                thread::sleep(BUSY_PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Turns on durable commits and applies the schemas that the file lacks.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use predicates::prelude::{PredicateBooleanExt, predicate};
 use rusqlite::Connection;
@@ -42,6 +42,20 @@ fn a_store_is_readable_by_its_owner_alone() {
     let output = command.current_dir(directory.path()).env_clear().output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(mode_of(&directory.path().join("events.db")), 0o600);
+}
+
+#[test]
+fn many_that_make_the_same_store_at_once_all_succeed() {
+    // SQLite refuses some of them for being in each other's way, in one round of about 30.
+    for round in 0..100 {
+        let directory = tempdir().unwrap();
+        let start = |_| eventctl(directory.path()).arg("init-db").stderr(Stdio::piped()).spawn().unwrap();
+        let processes: Vec<Child> = (0..6).map(start).collect();
+        for process in processes {
+            let output = process.wait_with_output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "prepared events.db\n", "round {round}");
+        }
+    }
 }
 
 #[test]
