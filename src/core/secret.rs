@@ -3,11 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context;
+use rustix::process::{Uid, geteuid};
 use zeroize::Zeroizing;
 
 use super::hint::{Hint, hinted};
@@ -28,7 +29,7 @@ impl Secret {
     /// Reads a secret from a file: all of it but the end of its last line.
     ///
     /// # Errors
-    /// The file cannot be read, is empty, or others than its owner have access to it.
+    /// The file cannot be read, is empty, or is not private.
     pub fn read(path: &Path) -> anyhow::Result<Secret> {
         let text = read_private(path)?;
         let shown = path.display();
@@ -81,10 +82,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Reads a file that only its owner has access to.
+/// Reads a file that is private, as [`check_private`] has it.
 ///
 /// # Errors
-/// The file cannot be read, is too large, or others than its owner have access to it.
+/// The file cannot be read, is too large, or is not private.
 pub fn read_private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let shown = path.display();
     let mut file = File::open(path)
@@ -102,25 +103,50 @@ pub fn read_private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     Ok(content)
 }
 
-/// Makes sure that neither the group of a file nor others have access to it.
+/// Makes sure that neither the group of a file nor others have access to it. The group may read what belongs to root,
+/// unless we are root ourselves: so a service is given a secret that it cannot change.
 ///
 /// # Errors
 /// They have, with the command that ends it.
 pub fn check_private(path: &Path, file: &File) -> anyhow::Result<()> {
     let shown = path.display();
     let metadata = file.metadata().with_context(|| format!("cannot read `{shown}`"))?;
-    let mode = metadata.permissions().mode() & 0o7777;
+    let mode = metadata.mode() & 0o7777;
+    let most = most_access(Uid::from_raw(metadata.uid()), geteuid());
     // A pipe, as the shell makes of `<(pass show eventctl)`, is nobody's but ours.
-    if metadata.is_file() && mode & 0o077 != 0 {
-        let problem = format!("cannot use `{shown}`: group or others have access to it (mode {mode:04o})");
-        return Err(hinted(problem, format!("run chmod 600 {shown}")));
+    if metadata.is_file() && mode & 0o077 & !most != 0 {
+        let problem = match most {
+            0o640 => "its group may do more than read it, or others have access to it",
+            _ => "group or others have access to it",
+        };
+        let problem = format!("cannot use `{shown}`: {problem} (mode {mode:04o})");
+        return Err(hinted(problem, format!("run chmod {most:o} {shown}")));
     }
     Ok(())
 }
 
+/// The most access that a private file of an owner may give, where a user reads it.
+///
+/// Source: PostgreSQL, which has the same rule for its own keys (`check_ssl_key_file_permissions`). Kubernetes gives secrets to
+/// services by it: root's, and readable by the group of a pod.
+fn most_access(owner: Uid, user: Uid) -> u32 {
+    if owner.is_root() && !user.is_root() { 0o640 } else { 0o600 }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_group_may_read_what_is_root_s_and_not_ours() {
+        for (owner, user, most) in
+            [(0, 0, 0o600), (0, 1000, 0o640), (1000, 1000, 0o600), (1000, 0, 0o600), (1000, 1001, 0o600)]
+        {
+            assert_eq!(most_access(Uid::from_raw(owner), Uid::from_raw(user)), most, "{owner} {user}");
+        }
+    }
 
     #[test]
     fn secrets_are_not_shown() {

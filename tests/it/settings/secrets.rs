@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::geteuid;
 use tempfile::{TempDir, tempdir};
 
 use crate::util::{Consume, eventctl, refusal_of, set_mode, write_file, write_secret};
@@ -79,6 +80,63 @@ fn a_secret_that_only_its_owner_reads_is_taken() {
             process.wait_for_stderr("listening on http");
             assert!(process.terminate().success());
         }
+    }
+}
+
+#[test]
+#[ignore = "needs root, or sudo that asks for no password"]
+fn a_group_reads_a_secret_of_root_s() {
+    const SERVICE: u32 = 65534;
+    const ITS_GROUP: u32 = 4242;
+    let directory = tempdir().unwrap();
+    // Nobody has a way through the directories of a developer.
+    set_mode(directory.path(), 0o777);
+    let program = directory.path().join("eventctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_eventctl"), &program).unwrap();
+    let as_root = |arguments: &[&str]| {
+        let mut command = Command::new(if geteuid().is_root() { "env" } else { "sudo" });
+        if !geteuid().is_root() {
+            command.arg("-n");
+        }
+        let path = std::env::var_os("PATH").unwrap();
+        command.args(arguments).current_dir(directory.path()).env_clear().env("PATH", path);
+        command
+    };
+    let as_service = |owner: u32, mode: &str| {
+        write_file(directory.path(), "token", TOKEN);
+        for change in [["chown", &format!("{owner}:{ITS_GROUP}")], ["chmod", mode]] {
+            assert!(as_root(&change).arg("token").status().unwrap().success());
+        }
+        let identity = format!("--reuid={SERVICE} --regid={SERVICE} --groups={ITS_GROUP}");
+        let mut arguments = vec!["setpriv"];
+        arguments.extend(identity.split(' '));
+        arguments.extend([program.to_str().unwrap(), "propagate", "--token-file", "token"]);
+        arguments.extend(["--count", "1", "--retries", "0", "--endpoint", "http://127.0.0.1:1/"]);
+        let mut command = as_root(&arguments);
+        write_file(directory.path(), "events.json", "[{}]");
+        let output = command.output().unwrap();
+        std::fs::remove_file(directory.path().join("token")).unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (owner, mode) in [(0, "0440"), (0, "0640"), (0, "0040"), (SERVICE, "0600"), (SERVICE, "0400")] {
+        let (code, stderr) = as_service(owner, mode);
+        // Nobody listens there: it got so far.
+        assert_eq!(code, Some(3), "{owner} {mode}: {stderr}");
+    }
+    for (owner, mode, problem, most) in [
+        (0, "0444", "its group may do more than read it, or others have access to it", "640"),
+        (0, "0644", "its group may do more than read it, or others have access to it", "640"),
+        (0, "0660", "its group may do more than read it, or others have access to it", "640"),
+        (0, "0450", "its group may do more than read it, or others have access to it", "640"),
+        (SERVICE, "0640", "group or others have access to it", "600"),
+        (SERVICE, "0440", "group or others have access to it", "600"),
+        // Whoever else owns it could change it.
+        (1, "0440", "group or others have access to it", "600"),
+    ] {
+        let (code, stderr) = as_service(owner, mode);
+        let expected =
+            format!("error: cannot use `token`: {problem} (mode {mode})\nhint: run chmod {most} token\n");
+        assert_eq!((code, stderr), (Some(1), expected), "{owner} {mode}");
     }
 }
 
