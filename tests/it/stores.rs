@@ -1,7 +1,7 @@
 //! What every store does alike, whichever database it is.
 
 mod connecting;
-mod database;
+pub mod database;
 mod events;
 mod keys;
 mod listing;
