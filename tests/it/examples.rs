@@ -3,6 +3,7 @@
 #[cfg(feature = "postgres")]
 mod database;
 mod docker;
+mod kubernetes;
 
 use std::fs;
 use std::os::unix::process::CommandExt;

@@ -152,9 +152,11 @@ fn the_login_of_consume_gets_the_rights_of_the_readme_and_no_others() {
     };
     let expected = grants(&readme);
     assert!(!expected.is_empty());
-    let roles = fs::read_to_string(examples().join("docker/roles.sql")).unwrap();
-    assert_eq!(grants(&roles), expected);
-    assert_eq!(roles.matches("GRANT").count(), expected.len());
+    for folder in ["docker", "kubernetes"] {
+        let roles = fs::read_to_string(examples().join(folder).join("roles.sql")).unwrap();
+        assert_eq!(grants(&roles), expected, "{folder}");
+        assert_eq!(roles.matches("GRANT").count(), expected.len(), "{folder}");
+    }
 }
 
 #[test]
