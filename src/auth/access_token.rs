@@ -116,11 +116,11 @@ impl SigningKeys {
         format!("{signed}.{signature}")
     }
 
-    /// Makes sure that a token is ours, for this subject, and valid now.
+    /// Makes sure that a token is ours, for this subject, and valid now: until when.
     ///
     /// # Errors
     /// It is not.
-    pub fn verify(&self, token: &str, subject: &str, now: Timestamp) -> Result<(), InvalidToken> {
+    pub fn verify(&self, token: &str, subject: &str, now: Timestamp) -> Result<Timestamp, InvalidToken> {
         if token.len() > TOKEN_LIMIT_BYTES {
             return Err(InvalidToken);
         }
@@ -145,7 +145,8 @@ impl SigningKeys {
         let latest = now + ACCESS_TOKEN_LIFETIME.as_secs() as i64 + CLOCK_SKEW_SECONDS;
         let in_time = begun && now < claims.exp && claims.exp <= latest;
         let valid = claims.iss == ISSUER && claims.aud == AUDIENCE && claims.sub == subject && in_time;
-        if valid { Ok(()) } else { Err(InvalidToken) }
+        let until = Timestamp::from_microseconds(claims.exp.saturating_mul(1_000_000));
+        if valid { Ok(until) } else { Err(InvalidToken) }
     }
 }
 

@@ -85,11 +85,11 @@ impl Issuer {
         })
     }
 
-    /// Makes sure that an access token is valid.
+    /// Makes sure that an access token is valid: until when.
     ///
     /// # Errors
     /// It is not.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<(), InvalidToken> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Timestamp, InvalidToken> {
         self.keys.verify(token, &self.username, now)
     }
 

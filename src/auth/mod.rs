@@ -44,11 +44,12 @@ impl Access {
         self.issuer.as_ref()
     }
 
-    /// Lets a request in whose headers have a valid token (RFC 6750, section 2.1).
+    /// Lets a request in whose headers have a valid token (RFC 6750, section 2.1): until when, where the token runs
+    /// out.
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    pub fn check(&self, headers: &HeaderMap) -> Result<Option<Timestamp>, Denied> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(Denied::NoToken)?;
         if values.next().is_some() {
@@ -62,10 +63,10 @@ impl Access {
         let token = token.trim_start_matches(' ');
         // Digests are compared, so that the time tells neither length nor content.
         if self.static_token.is_some_and(|expected| digest_of(token).ct_eq(&expected).into()) {
-            return Ok(());
+            return Ok(None);
         }
         let issuer = self.issuer.as_ref().ok_or(Denied::InvalidToken)?;
-        issuer.verify(token, Timestamp::now()).map_err(|_| Denied::InvalidToken)
+        issuer.verify(token, Timestamp::now()).map(Some).map_err(|_| Denied::InvalidToken)
     }
 }
 

@@ -6,7 +6,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
@@ -28,6 +27,9 @@ use super::http2::{
 };
 use super::problem::Problem;
 use super::routes::{Answer, Routes};
+
+/// How long a client may pause in reading a stream that is to end with the service.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// What bounds a connection.
 #[derive(Debug, Clone, Copy)]
@@ -113,8 +115,7 @@ impl Connection {
             async move {
                 progress.begin();
                 let answer = self.answer(request).await;
-                progress.answered();
-                Ok::<_, Infallible>(answer.map(Full::new))
+                Ok::<_, Infallible>(Progress::answered(progress, answer))
             }
         });
         let mut connection = http1::Builder::new()
@@ -140,7 +141,7 @@ impl Connection {
                 let asks_for_head = request.method() == Method::HEAD;
                 let answer = connection.answer(request).await;
                 let answer = if asks_for_head { without_content(answer) } else { answer };
-                Ok::<_, Infallible>(request_of.answered(answer).map(Full::new))
+                Ok::<_, Infallible>(request_of.answered(answer))
             }
         });
         let header_limit_bytes = u32::try_from(connection.limits.header_limit_bytes).unwrap_or(u32::MAX);
@@ -184,6 +185,8 @@ impl Connection {
                 _ = unconstrained(drain.changed()), if !asked_to_drain => {
                     asked_to_drain = true;
                     watched.asked_to_drain();
+                    // Its deadline may be nearer now.
+                    timer.as_mut().reset(tokio::time::Instant::now());
                     connection.as_mut().graceful_shutdown();
                 }
             }

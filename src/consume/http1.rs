@@ -17,7 +17,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::connection::{ConnectionLimits, Watched};
+use super::connection::{ConnectionLimits, DRAIN_GRACE, Watched};
+use super::content::Content;
+use super::routes::Answer;
+use super::stream::StreamWatch;
 
 /// How long a closing connection is read on, so that a client that still writes sees its answer.
 pub const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -34,6 +37,8 @@ enum Phase {
     Answering,
     /// Nothing is on its way but, at most, a response.
     Idle,
+    /// Events are on their way, for as long as the client reads them.
+    Streaming,
     /// The response is sent, and the rest of the request is thrown away.
     Lingering,
 }
@@ -49,6 +54,7 @@ pub struct Progress {
     /// Whether the client may still be sending when the connection closes; it is not where an idle
     /// connection is closed to stop the service.
     lingers: AtomicBool,
+    draining: AtomicBool,
 }
 
 // Only the connection's own task reads and writes these, so that no ordering is needed.
@@ -61,6 +67,7 @@ impl Progress {
             at: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
             lingers: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
         }
     }
 
@@ -99,15 +106,40 @@ impl Progress {
     }
 
     /// There is a response.
-    pub fn answered(&self) {
+    pub fn answered(progress: &Arc<Progress>, mut answer: Answer) -> Answer {
+        match answer.body_mut() {
+            Content::Whole(_) => progress.idle(),
+            Content::Events(stream) => {
+                progress.enter(Phase::Streaming);
+                stream.watch_by(Streaming(Arc::clone(progress)));
+            }
+        }
+        answer
+    }
+
+    fn idle(&self) {
         self.enter(Phase::Idle);
         self.answered_at.store(self.at.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// A stream of events, until it ends. What is written of it is noted by the transport.
+struct Streaming(Arc<Progress>);
+
+impl StreamWatch for Streaming {}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        if self.0.is_in(Phase::Streaming) {
+            self.0.idle();
+        }
     }
 }
 
 impl Watched for Progress {
     fn asked_to_drain(&self) {
         self.lingers.store(!self.is_in(Phase::Idle), Ordering::Relaxed);
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration> {
@@ -119,6 +151,14 @@ impl Watched for Progress {
                 return Some(limits.shortest_timeout());
             }
             phase if phase == Phase::Head as u8 => since(&self.at, limits.header_timeout),
+            // Heartbeats make sure that whoever reads makes progress.
+            phase if phase == Phase::Streaming as u8 => {
+                let draining = self.draining.load(Ordering::Relaxed);
+                since(
+                    &self.at,
+                    if draining { DRAIN_GRACE.min(limits.idle_timeout) } else { limits.idle_timeout },
+                )
+            }
             // A response is read, or there is nothing to do; whoever reads makes progress, but not for ever.
             _ => {
                 let longest = limits.response_timeout.max(limits.idle_timeout);

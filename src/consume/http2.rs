@@ -9,8 +9,10 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::rt::Executor;
 use tokio::task::JoinSet;
 
-use super::connection::{ConnectionLimits, Watched};
+use super::connection::{ConnectionLimits, DRAIN_GRACE, Watched};
+use super::content::Content;
 use super::routes::Answer;
+use super::stream::StreamWatch;
 
 /// Requests that a connection has at once; RFC 9113, section 6.5.2 recommends no fewer than 100.
 pub const MAXIMUM_STREAMS: u32 = 128;
@@ -32,17 +34,28 @@ pub struct Streams {
 }
 
 struct State {
-    /// When each was answered; none while it is being answered.
-    open: HashMap<u64, Option<Instant>>,
+    open: HashMap<u64, Stage>,
     begun: u64,
+    draining: bool,
     /// When the connection was opened, or the last request began or was done with.
     changed: Instant,
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// It is being answered.
+    Answering,
+    /// It was answered then.
+    Answered(Instant),
+    /// It gets events, and had room for some then.
+    Streaming(Instant),
 }
 
 impl Streams {
     /// Of a connection that has just been opened.
     pub fn new() -> Streams {
-        let state = State { open: HashMap::new(), begun: 0, changed: Instant::now() };
+        let state = State { open: HashMap::new(), begun: 0, draining: false, changed: Instant::now() };
         Streams { state: Mutex::new(state) }
     }
 
@@ -52,7 +65,7 @@ impl Streams {
         state.begun += 1;
         state.changed = Instant::now();
         let number = state.begun;
-        state.open.insert(number, None);
+        state.open.insert(number, Stage::Answering);
         OpenRequest { streams: Arc::clone(streams), number }
     }
 
@@ -62,13 +75,22 @@ impl Streams {
 }
 
 impl Watched for Streams {
-    fn asked_to_drain(&self) {}
+    fn asked_to_drain(&self) {
+        self.lock().draining = true;
+    }
 
     /// Frames alone are no progress: a request is, and its end.
     fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration> {
         let state = self.lock();
-        let deadline = match state.open.values().flatten().min() {
-            Some(answered) => *answered + limits.response_timeout,
+        let stream_limit =
+            if state.draining { DRAIN_GRACE.min(limits.idle_timeout) } else { limits.idle_timeout };
+        let deadline_of = |stage: &Stage| match stage {
+            Stage::Answering => None,
+            Stage::Answered(at) => Some(*at + limits.response_timeout),
+            Stage::Streaming(at) => Some(*at + stream_limit),
+        };
+        let deadline = match state.open.values().filter_map(deadline_of).min() {
+            Some(deadline) => deadline,
             // The routes have deadlines of their own.
             None if !state.open.is_empty() => return Some(limits.shortest_timeout()),
             None if state.begun == 0 => state.changed + limits.header_timeout,
@@ -89,22 +111,45 @@ pub struct OpenRequest {
 impl OpenRequest {
     /// The response, which holds the request open until it is sent.
     pub fn answered(self, answer: Answer) -> Answer {
-        let answered = Some(Instant::now());
-        self.streams.lock().open.insert(self.number, answered);
         let (mut head, content) = answer.into_parts();
         // RFC 9113, section 8.2.2: HTTP/2 has no connection headers.
         head.headers.remove(CONNECTION);
-        let content = Bytes::from_owner(Unsent { content, _request: self });
+        let content = match content {
+            Content::Whole(content) => {
+                self.enter(Stage::Answered(Instant::now()));
+                Content::Whole(Bytes::from_owner(Unsent { content, _request: self }))
+            }
+            Content::Events(mut stream) => {
+                self.progressed();
+                stream.watch_by(self);
+                Content::Events(stream)
+            }
+        };
         Answer::from_parts(head, content)
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.streams.lock().open.insert(self.number, stage);
+    }
+}
+
+impl StreamWatch for OpenRequest {
+    fn progressed(&self) {
+        self.enter(Stage::Streaming(Instant::now()));
     }
 }
 
 /// The answer to HEAD, which tells the length of a body that it does not have (RFC 9110, section 9.3.2):
 /// hyper leaves the body out for HTTP/1.1 alone.
 pub fn without_content(mut answer: Answer) -> Answer {
-    let length = HeaderValue::from(answer.body().len());
-    answer.headers_mut().insert(CONTENT_LENGTH, length);
-    answer.map(|_| Bytes::new())
+    // A stream has no length, and HEAD does not open one.
+    if let Content::Whole(content) = answer.body()
+        && !content.is_empty()
+    {
+        let length = HeaderValue::from(content.len());
+        answer.headers_mut().insert(CONTENT_LENGTH, length);
+    }
+    answer.map(|_| Content::from(Bytes::new()))
 }
 
 impl Drop for OpenRequest {

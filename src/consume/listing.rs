@@ -115,6 +115,7 @@ fn as_lines(events: &[StoredEvent]) -> Vec<u8> {
     body
 }
 
-fn write_event(event: &StoredEvent, body: &mut Vec<u8>) {
+/// Writes an event as JSON, on one line.
+pub fn write_event(event: &StoredEvent, body: &mut Vec<u8>) {
     serde_json::to_writer(body, event).expect("strings and numbers can be written to memory");
 }

@@ -32,6 +32,8 @@ pub struct Metrics {
     events: Family<OutcomeLabels, Counter>,
     /// Connections that are open.
     pub connections: Gauge,
+    /// Streams of events that are open.
+    pub event_streams: Gauge,
     queue_events: Gauge,
     queue_bytes: Gauge,
     last_commit: Gauge<f64, AtomicU64>,
@@ -84,6 +86,7 @@ impl Metrics {
             request_seconds: Family::new_with_constructor(request_buckets),
             events: Family::default(),
             connections: Gauge::default(),
+            event_streams: Gauge::default(),
             queue_events: Gauge::default(),
             queue_bytes: Gauge::default(),
             last_commit: Gauge::default(),
@@ -107,6 +110,7 @@ impl Metrics {
             self.request_seconds.clone(),
         );
         registry.register("connections", "Connections that are open", self.connections.clone());
+        registry.register("event_streams", "Streams of events that are open", self.event_streams.clone());
         registry.register("events", "Events that clients sent, by what became of them", self.events.clone());
         let writer = store.metrics();
         registry.register_with_unit(
@@ -205,6 +209,7 @@ impl Target {
     pub fn of(method: &Method, path: &str) -> Target {
         let route = match path.strip_suffix('/').unwrap_or(path) {
             "/event" => "/event",
+            "/event/stream" => "/event/stream",
             "/api/v1/health-alert" => "/api/v1/health-alert",
             "/token" => "/token",
             "/health" => "/health",

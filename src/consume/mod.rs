@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod connection;
+mod content;
 mod health_alert;
 mod http1;
 mod http2;
@@ -11,6 +12,7 @@ mod metrics;
 mod problem;
 mod retention;
 mod routes;
+mod stream;
 mod tls;
 mod token;
 mod upload;
@@ -33,6 +35,7 @@ use self::admission::{Admission, Place};
 use self::connection::{Connection, ConnectionLimits};
 use self::metrics::Metrics;
 use self::routes::Routes;
+use self::stream::{Hub, heartbeat_within};
 use self::tls::Tls;
 use crate::alert::{Alerts, Dispatcher};
 use crate::auth::Access;
@@ -109,7 +112,9 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let mut scraping = pin!(serve_metrics(scraped, Arc::clone(&metrics), store.clone()));
     let forgetting = store.clone();
     let mut forgetting = pin!(retention::keep(&forgetting, options.keep, options.keep_events));
-    let mut server = Server::new(&options, listener, store, access, tls.clone(), alerts, metrics);
+    let routes = routes(&options, store, access, alerts, metrics);
+    let mut following = pin!(Arc::clone(&routes.hub).run(routes.store.clone()));
+    let mut server = Server::new(&options, listener, routes, tls.clone());
     eprintln!("listening on {scheme}://{address}");
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready(&format!("listening on {scheme}://{address}"));
@@ -121,6 +126,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
                 () = shutdown.requested() => break,
                 () = hung_up(&mut hangup) => reload(tls.as_deref()),
                 () = scraping.as_mut() => unreachable!("metrics are served for ever"),
+                () = following.as_mut() => unreachable!("new events are read for ever"),
                 () = forgetting.as_mut() => unreachable!("events grow old for ever"),
                 () = supervisor.watch() => {}
                 () = writer.died() => anyhow::bail!("the store's writer thread has stopped"),
@@ -223,6 +229,28 @@ fn raise_file_limit(connections: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn routes(
+    options: &ConsumeOptions,
+    store: Store,
+    access: Option<Access>,
+    alerts: Arc<Alerts>,
+    metrics: Arc<Metrics>,
+) -> Routes {
+    let heartbeat = heartbeat_within(options.idle_timeout);
+    let hub = Hub::new(options.queue_bytes.0, metrics.event_streams.clone(), heartbeat);
+    Routes {
+        store,
+        access,
+        alerts,
+        hub: Arc::new(hub),
+        metrics,
+        exposes_metrics: options.metrics.is_none(),
+        body_limit_bytes: options.body_limit.0,
+        body_timeout: options.body_timeout,
+        store_timeout: options.store_timeout,
+    }
+}
+
 /// The listener and its connections.
 struct Server {
     listener: TcpListener,
@@ -235,25 +263,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(
-        options: &ConsumeOptions,
-        listener: TcpListener,
-        store: Store,
-        access: Option<Access>,
-        tls: Option<Arc<Tls>>,
-        alerts: Arc<Alerts>,
-        metrics: Arc<Metrics>,
-    ) -> Server {
-        let routes = Routes {
-            store,
-            access,
-            alerts,
-            metrics,
-            exposes_metrics: options.metrics.is_none(),
-            body_limit_bytes: options.body_limit.0,
-            body_timeout: options.body_timeout,
-            store_timeout: options.store_timeout,
-        };
+    fn new(options: &ConsumeOptions, listener: TcpListener, routes: Routes, tls: Option<Arc<Tls>>) -> Server {
         let limits = ConnectionLimits {
             header_limit_bytes: options.header_limit.0,
             header_timeout: options.header_timeout,
@@ -314,6 +324,7 @@ impl Server {
     /// Stops accepting, and asks the connections to end with the requests they have.
     fn drain(self) -> JoinSet<()> {
         self.drain.send_replace(true);
+        self.routes.hub.end();
         self.connections
     }
 }

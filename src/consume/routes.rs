@@ -14,19 +14,22 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::content::Content;
 use super::metrics::{EventOutcome, Metrics, Target};
 use super::problem::Problem;
+use super::stream::{self, Hub};
 use super::{health_alert, listing, token, upload};
 use crate::alert::Alerts;
 use crate::auth::{Access, Issuer};
 use crate::core::event::Event;
+use crate::core::query::parse_position;
 use crate::core::timestamp::Timestamp;
 use crate::exposition;
 use crate::store::backend::{Append, Outcome};
 use crate::store::{AppendError, Reservation, Store};
 
-/// A response whose body is in memory.
-pub type Answer = Response<Bytes>;
+/// A response whose body is in memory, or a stream of events.
+pub type Answer = Response<Content>;
 
 /// What answering a request takes.
 pub struct Routes {
@@ -36,6 +39,8 @@ pub struct Routes {
     pub access: Option<Access>,
     /// Who is told of what.
     pub alerts: Arc<Alerts>,
+    /// What all streams share.
+    pub hub: Arc<Hub>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Whether the metrics are told here, and not at an address of their own.
@@ -89,20 +94,26 @@ impl Routes {
             ("/health" | "/ready", _) => return Err(Problem::method_not_allowed("GET, HEAD")),
             _ => {}
         }
-        if let Some(access) = &self.access {
-            access.check(&head.headers)?;
-        }
+        let valid_until = match &self.access {
+            Some(access) => access.check(&head.headers)?,
+            None => None,
+        };
         match path {
             "/event" if head.method == Method::POST => self.store_events(head, unread).await,
             "/event" if reads => self.in_time(listing::list_events(&self.store, &head)).await,
             "/event" => Err(Problem::method_not_allowed("GET, HEAD, POST")),
+            "/event/stream" if reads => {
+                let valid_until = valid_until.map(from_now);
+                self.in_time(stream::open(&self.hub, &self.store, &head, valid_until)).await
+            }
+            "/event/stream" => Err(Problem::method_not_allowed("GET, HEAD")),
             "/metrics" if self.exposes_metrics && reads => Ok(self.expose().await),
             "/metrics" if self.exposes_metrics => Err(Problem::method_not_allowed("GET, HEAD")),
             "/api/v1/health-alert" if head.method == Method::POST => {
                 self.take_health_alert(head, unread).await
             }
             "/api/v1/health-alert" => Err(Problem::method_not_allowed("POST")),
-            _ => match path.strip_prefix("/event/").map(id_of) {
+            _ => match path.strip_prefix("/event/").map(parse_position) {
                 Some(Some(id)) if reads => self.in_time(listing::show_event(&self.store, id)).await,
                 Some(Some(_)) => Err(Problem::method_not_allowed("GET, HEAD")),
                 _ => Err(Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")),
@@ -185,7 +196,10 @@ impl Routes {
             self.alerts.ring();
         }
         let (counted, answer) = match appended {
-            Ok(Ok(Outcome::Stored { first_id, repeated: false })) => (EventOutcome::Stored, Ok(first_id)),
+            Ok(Ok(Outcome::Stored { first_id, repeated: false })) => {
+                self.hub.ring();
+                (EventOutcome::Stored, Ok(first_id))
+            }
             Ok(Ok(Outcome::Stored { first_id, repeated: true })) => (EventOutcome::Repeated, Ok(first_id)),
             Ok(Ok(Outcome::KeyReused)) => {
                 let detail = "the Idempotency-Key was used with another body: not stored";
@@ -223,7 +237,7 @@ impl Routes {
 
 /// A response with a body of JSON.
 pub fn json_response(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(body.into());
+    let mut response = Response::new(Content::Whole(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -269,9 +283,9 @@ fn check_coding(head: &Parts) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::BAD_REQUEST, "no Transfer-Encoding but chunked is understood: not stored"))
 }
 
-/// An id as `Location` writes it: digits alone.
-fn id_of(segment: &str) -> Option<i64> {
-    segment.bytes().all(|byte| byte.is_ascii_digit()).then(|| segment.parse().ok()).flatten()
+/// An instant on the wall clock, as timers have it.
+fn from_now(at: Timestamp) -> tokio::time::Instant {
+    tokio::time::Instant::now() + at.since(Timestamp::now())
 }
 
 fn stored_one(id: i64) -> Answer {

@@ -68,6 +68,54 @@ impl Query {
     }
 }
 
+/// Which events a stream has.
+#[derive(Debug, Clone, Default)]
+pub struct StreamQuery {
+    /// Only ids above this one; where there is none, only what is stored from now on.
+    pub after: Option<i64>,
+    /// Which event types.
+    pub event_type: Option<Glob>,
+}
+
+impl StreamQuery {
+    /// Reads a query string: `type` and `after`, each at most once.
+    ///
+    /// # Errors
+    /// The first parameter that is wrong, and what would be right.
+    pub fn parse(text: &str) -> Result<StreamQuery, String> {
+        let mut query = StreamQuery::default();
+        let parameters: Vec<_> = form_urlencoded::parse(text.as_bytes()).collect();
+        for (position, (name, value)) in parameters.iter().enumerate() {
+            if parameters[..position].iter().any(|(earlier, _)| earlier == name) {
+                return Err(bad_parameter(name, "given twice"));
+            }
+            match name.as_ref() {
+                "after" => {
+                    let after = parse_position(value).ok_or_else(|| {
+                        let got = excerpt(value, EXCERPT_LIMIT);
+                        bad_parameter(name, &format!("expected an id such as `17`, got `{got}`"))
+                    })?;
+                    query.after = Some(after);
+                }
+                "type" => {
+                    let glob = value.parse().map_err(|error: String| bad_parameter(name, &error))?;
+                    query.event_type = Some(glob);
+                }
+                _ => {
+                    let name = excerpt(name, EXCERPT_LIMIT);
+                    return Err(bad_parameter(&name, "not one of type, after"));
+                }
+            }
+        }
+        Ok(query)
+    }
+}
+
+/// An id, or 0 for the place before the first: digits alone.
+pub fn parse_position(text: &str) -> Option<i64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
 fn parse<T: FromStr>(name: &str, value: &str, expected: &str) -> Result<T, String> {
     value.parse().map_err(|_| {
         let got = excerpt(value, EXCERPT_LIMIT);
@@ -80,7 +128,7 @@ fn bad_parameter(name: &str, detail: &str) -> String {
 }
 
 /// A pattern over a whole event type: `*` any run, `?` one character, `[a-z]` one of a set, `[!a-z]` one outside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Glob(String);
 
 impl Glob {

@@ -14,6 +14,7 @@ mod refresh_tokens;
 mod refusals;
 mod retention;
 mod slow;
+mod stream;
 mod strings;
 mod supervised;
 mod tls;

@@ -109,6 +109,17 @@ impl<S: Read + Write> Connection<S> {
         Ok(response)
     }
 
+    /// The next chunk (RFC 9112, section 7.1) of a body that has no length; none at its end.
+    pub fn receive_chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let length = self.line()?;
+        let length = usize::from_str_radix(&length, 16).map_err(io::Error::other)?;
+        let mut chunk = vec![0; length + 2];
+        self.stream.read_exact(&mut chunk)?;
+        assert!(chunk.ends_with(b"\r\n"), "a chunk without end");
+        chunk.truncate(length);
+        Ok((length > 0).then_some(chunk))
+    }
+
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;

@@ -5,6 +5,7 @@ pub mod http;
 pub mod http2;
 pub mod mail;
 pub mod receiver;
+pub mod sse;
 pub mod tls;
 
 use std::io::{BufRead, BufReader, Read};
