@@ -1,11 +1,14 @@
 #!/bin/sh
 # Builds eventctl, receives events on a fresh SQLite file, sends some from events.json, shows what was
-# stored, and stops cleanly. Exits non-zero if anything goes wrong.
+# stored, and stops cleanly. Exits non-zero if anything goes wrong. With the path of an eventctl it builds none.
 set -eu
 
+eventctl=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.."
-cargo build --release
-eventctl=$PWD/target/release/eventctl
+if [ -z "$eventctl" ]; then
+    cargo build --release
+    eventctl=$PWD/target/release/eventctl
+fi
 
 directory=$(mktemp -d)
 consume=

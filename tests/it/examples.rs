@@ -4,6 +4,7 @@
 mod database;
 mod docker;
 mod kubernetes;
+mod release;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
