@@ -117,7 +117,9 @@ pub fn parse_position(text: &str) -> Option<i64> {
 }
 
 fn parse<T: FromStr>(name: &str, value: &str, expected: &str) -> Result<T, String> {
-    value.parse().map_err(|_| {
+    // A number as JSON writes it: `parse` alone would take a plus sign.
+    let number = value.parse().ok().filter(|_| !value.starts_with('+'));
+    number.ok_or_else(|| {
         let got = excerpt(value, EXCERPT_LIMIT);
         bad_parameter(name, &format!("expected {expected}, got `{got}`"))
     })
