@@ -2,14 +2,14 @@
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, VARY};
 use hyper::http::request::Parts;
 
 use super::problem::Problem;
 use super::routes::{Answer, json_response};
 use crate::core::event::StoredEvent;
 use crate::core::query::Query;
-use crate::store::backend::Page;
+use crate::store::backend::{Page, StoreError};
 use crate::store::{Reservation, Store};
 
 /// Answers with the page that the query string asks for.
@@ -20,13 +20,14 @@ pub async fn list_events(store: &Store, head: &Parts) -> Result<Answer, Problem>
     let parameters = head.uri.query().unwrap_or_default();
     let query = Query::parse(parameters).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let asked = query.clone();
-    let page = store.read(move |reader| reader.page(&asked)).await?;
+    let page = store.read(move |reader| reader.page(&asked)).await.map_err(unreadable)?;
     let links = links_of(parameters, &query, &page);
     let lines = accepts_ndjson(&head.headers);
     let body = if lines { as_lines(&page.events) } else { as_array(&page.events) };
     drop(page);
     let mut response = reserved_response(store, body)?;
     let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
     if lines {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     }
@@ -41,11 +42,19 @@ pub async fn list_events(store: &Store, head: &Parts) -> Result<Answer, Problem>
 /// # Errors
 /// 404 where there is none, 503 where the store does not answer.
 pub async fn show_event(store: &Store, id: i64) -> Result<Answer, Problem> {
-    let event = store.read(move |reader| reader.get(id)).await?;
+    let event = store.read(move |reader| reader.get(id)).await.map_err(unreadable)?;
     let event = event.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no event with this id"))?;
     let mut body = Vec::new();
     write_event(&event, &mut body);
     reserved_response(store, body)
+}
+
+/// A server can lack space to sort in. For who reads that is no other failure: nothing was to be stored.
+fn unreadable(error: StoreError) -> Problem {
+    match error {
+        StoreError::Full(reason) => StoreError::Unavailable(reason).into(),
+        error => error.into(),
+    }
 }
 
 fn reserved_response(store: &Store, body: Vec<u8>) -> Result<Answer, Problem> {
@@ -91,7 +100,17 @@ fn links_of(parameters: &str, query: &Query, page: &Page) -> Vec<HeaderValue> {
 fn accepts_ndjson(headers: &HeaderMap) -> bool {
     let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut ranges = ranges.flat_map(|value| value.split(','));
-    ranges.any(|range| range.split(';').next().map(str::trim) == Some("application/x-ndjson"))
+    ranges.any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/x-ndjson"));
+        named && !parts.any(is_refusal)
+    })
+}
+
+/// RFC 9110, section 12.4.2: a weight of zero means "not acceptable".
+fn is_refusal(parameter: &str) -> bool {
+    let weight = parameter.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+    weight.is_some_and(|(_, weight)| weight.trim().parse() == Ok(0.0))
 }
 
 fn as_array(events: &[StoredEvent]) -> Vec<u8> {
@@ -118,4 +137,15 @@ fn as_lines(events: &[StoredEvent]) -> Vec<u8> {
 /// Writes an event as JSON, on one line.
 pub fn write_event(event: &StoredEvent, body: &mut Vec<u8>) {
     serde_json::to_writer(body, event).expect("strings and numbers can be written to memory");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_never_fails_for_want_of_room_to_store() {
+        let answer = unreadable(StoreError::Full("no space to sort in".to_owned())).into_response();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
 }

@@ -214,19 +214,24 @@ fn lines_are_sent_to_who_asks_for_them() {
     store_numbered(&server, 3, &["a\n"]);
     let mut connection = server.connect();
     let array = connection.get("/event?limit=2").json();
-    for accept in ["application/x-ndjson", "text/html, application/x-ndjson;q=0.9"] {
+    for accept in
+        ["application/x-ndjson", "text/html, application/x-ndjson;q=0.9", "Application/X-NDJSON; q=0.001"]
+    {
         let response = connection.request("GET", "/event?limit=2", &[("Accept", accept)], b"");
         assert_eq!(response.status, 200);
         assert_eq!(response.header("content-type"), Some("application/x-ndjson"));
+        assert_eq!(response.header("vary"), Some("Accept"));
         assert_eq!(link_of(&response, "prev").as_deref(), Some("/event?limit=2&before=2"));
         let text = response.text();
         assert!(text.ends_with('\n'));
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(Value::Array(lines), array);
     }
-    for accept in ["*/*", "application/json"] {
+    let refused = ["application/x-ndjson;q=0", "application/x-ndjson ; Q = 0.000", "application/x-ndjson2"];
+    for accept in ["*/*", "application/json"].into_iter().chain(refused) {
         let response = connection.request("GET", "/event", &[("Accept", accept)], b"");
         assert_eq!(response.header("content-type"), Some("application/json"), "{accept}");
+        assert_eq!(response.header("vary"), Some("Accept"), "{accept}");
     }
 }
 
