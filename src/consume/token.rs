@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::problem::Problem;
 use super::routes::{Answer, json_response, uncached};
+use super::upload::check_encoding;
 use crate::auth::grant::Grant;
 use crate::auth::{Denied, GrantError, Issuer, Tokens};
 
@@ -34,8 +35,9 @@ pub async fn answer(
 /// Makes sure that a request is a form.
 ///
 /// # Errors
-/// 415 where it is not.
+/// 415 where it is not, or is compressed.
 pub fn check_form(headers: &HeaderMap) -> Result<(), Problem> {
+    check_encoding(headers)?;
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {

@@ -30,11 +30,7 @@ impl Format {
     /// # Errors
     /// 415 for all others, and for a body that is compressed.
     pub fn of(headers: &HeaderMap) -> Result<Format, Problem> {
-        if headers.contains_key(CONTENT_ENCODING) {
-            let problem =
-                Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted");
-            return Err(problem.with_header(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
-        }
+        check_encoding(headers)?;
         let Some(content_type) = headers.get(CONTENT_TYPE) else { return Ok(Format::Json) };
         let content_type = content_type.to_str().unwrap_or_default();
         let mut parts = content_type.split(';').map(|part| part.trim().to_ascii_lowercase());
@@ -68,6 +64,18 @@ impl Format {
             (Format::Json, _) => Ok((vec![Event::parse(body)?], false)),
         }
     }
+}
+
+/// Makes sure that a body is not compressed.
+///
+/// # Errors
+/// 415 where it is.
+pub fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    if !headers.contains_key(CONTENT_ENCODING) {
+        return Ok(());
+    }
+    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted");
+    Err(problem.with_header(ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
 /// The value of the `Idempotency-Key` header, if there is one.

@@ -302,6 +302,10 @@ fn what_is_not_a_form_is_415() {
         let detail = detail_of(&response, 415);
         assert_eq!(detail, "expected Content-Type application/x-www-form-urlencoded");
     }
+    let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Content-Encoding", "gzip")];
+    let response = server.connect().request("POST", "/token", &headers, body.as_bytes());
+    detail_of(&response, 415);
+    assert_eq!(response.header("accept-encoding"), Some("identity"));
 }
 
 #[test]
