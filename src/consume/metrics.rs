@@ -215,6 +215,7 @@ impl Target {
             "/health" => "/health",
             "/ready" => "/ready",
             "/metrics" => "/metrics",
+            "/openapi.json" => "/openapi.json",
             path if path.starts_with("/event/") => "/event/{id}",
             _ => "other",
         };

@@ -9,6 +9,7 @@ mod http1;
 mod http2;
 mod listing;
 mod metrics;
+mod openapi;
 mod problem;
 mod retention;
 mod routes;

@@ -18,7 +18,7 @@ use super::content::Content;
 use super::metrics::{EventOutcome, Metrics, Target};
 use super::problem::Problem;
 use super::stream::{self, Hub};
-use super::{health_alert, listing, token, upload};
+use super::{health_alert, listing, openapi, token, upload};
 use crate::alert::Alerts;
 use crate::auth::{Access, Issuer};
 use crate::core::event::Event;
@@ -83,7 +83,7 @@ impl Routes {
         let path = head.uri.path();
         let path = path.strip_suffix('/').unwrap_or(path);
         let reads = matches!(head.method, Method::GET | Method::HEAD);
-        // These three alone ask for no token.
+        // These alone ask for no token.
         match (path, self.access.as_ref().and_then(Access::issuer)) {
             ("/token", Some(issuer)) if head.method == Method::POST => {
                 return self.give_tokens(issuer, &head, unread, client).await;
@@ -91,7 +91,10 @@ impl Routes {
             ("/token", Some(_)) => return Err(Problem::method_not_allowed("POST")),
             ("/health", _) if reads => return Ok(health()),
             ("/ready", _) if reads => return self.ready(draining).await,
-            ("/health" | "/ready", _) => return Err(Problem::method_not_allowed("GET, HEAD")),
+            ("/openapi.json", _) if reads => return Ok(openapi::answer()),
+            ("/health" | "/ready" | "/openapi.json", _) => {
+                return Err(Problem::method_not_allowed("GET, HEAD"));
+            }
             _ => {}
         }
         let valid_until = match &self.access {

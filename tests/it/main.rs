@@ -12,6 +12,7 @@ mod init_db;
 mod layout;
 mod manual;
 mod metrics;
+mod openapi;
 mod propagate;
 mod readme;
 #[cfg(all(feature = "postgres", feature = "mysql"))]

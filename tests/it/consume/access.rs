@@ -37,7 +37,7 @@ pub fn assert_invalid_token(response: &Response) {
 }
 
 #[test]
-fn without_a_token_there_is_nothing_but_health_and_readiness() {
+fn without_a_token_there_is_nothing_but_health_readiness_and_the_description() {
     let guarded = [start_guarded(&[]), start_with_static_token()];
     for (directory, server) in &guarded {
         for path in [
@@ -52,7 +52,6 @@ fn without_a_token_there_is_nothing_but_health_and_readiness() {
             "*",
             "/nothing",
             "/metrics",
-            "/openapi.json",
             "/api/v1/health-alert",
             "//health",
             "/health//",
@@ -64,6 +63,9 @@ fn without_a_token_there_is_nothing_but_health_and_readiness() {
             "/ready;x",
             "//token",
             "/Token",
+            "/openapi",
+            "/openapi.json/x",
+            "/OpenAPI.json",
             "/token/x",
             "/event?access_token=x",
             "http://test/event",
@@ -79,9 +81,10 @@ fn without_a_token_there_is_nothing_but_health_and_readiness() {
 }
 
 #[test]
-fn health_and_readiness_need_no_token_whatever_comes_with_them() {
+fn what_needs_no_token_needs_none_whatever_comes_with_it() {
     let (_directory, server) = start_guarded(&[]);
-    for path in ["/health", "/health/", "/health?x=y", "/ready", "/ready/"] {
+    for path in ["/health", "/health/", "/health?x=y", "/ready", "/ready/", "/openapi.json", "/openapi.json/"]
+    {
         for method in ["GET", "HEAD"] {
             assert_eq!(server.connect().request(method, path, &[], b"").status, 200, "{method} {path}");
             let headers = [("Authorization", "Bearer wrong")];

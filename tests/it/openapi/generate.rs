@@ -1,0 +1,501 @@
+//! Requests made up from the document: what its schemas allow, what is just beyond, and what no schema tells.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use fastrand::Rng;
+use serde_json::{Map, Value, json};
+
+use super::document::{DOCUMENT, Operation, escaped};
+use super::wire::{Expectation, Framing, Request};
+
+/// Texts of all kinds; whether one fits is for a schema to say.
+const TEXTS: [&str; 46] = [
+    "",
+    "message",
+    "a",
+    " ",
+    "é😀",
+    "\u{202e}\u{feff}\u{10ffff}",
+    "a\0b",
+    "\"\\\n\r\t",
+    "null",
+    "0",
+    "-1",
+    "1001",
+    "+5",
+    "9223372036854775807",
+    "9223372036854775808",
+    "0x10",
+    "key",
+    "another key",
+    "~!@#$%^&*()",
+    "mess*",
+    "[a-z]?",
+    "[!a]",
+    "[^]]x",
+    "[]]",
+    "[",
+    "[]",
+    "[!]",
+    "a[b",
+    "x]",
+    "1h 30m",
+    "0.5",
+    "1000y",
+    "3days 4hours",
+    "5",
+    "yesterday",
+    "-5s",
+    "5 parsecs",
+    "2024-01-15T12:00:00Z",
+    "2024-01-15t12:00:00.123456789+01:00",
+    "2024-13-01T00:00:00Z",
+    "2024-01-15",
+    "password",
+    "client_credentials",
+    "refresh_token",
+    "scope",
+    "{}",
+];
+
+/// Lengths at and around the limits of the document.
+const LENGTHS: [usize; 6] = [254, 255, 256, 1019, 1020, 1021];
+
+/// Values of `Accept`.
+const ACCEPTED: [&str; 8] = [
+    "*/*",
+    "application/json",
+    "application/x-ndjson",
+    "application/x-ndjson;q=0",
+    "text/html, */*;q=0.1",
+    "",
+    "Application/X-NDJSON; q=0.5",
+    "nonsense",
+];
+
+/// Makes up requests.
+pub struct Generator {
+    random: Rng,
+    /// What lets a request in, where anything is asked for.
+    pub token: Option<String>,
+    /// Name and password of HTTP Basic.
+    pub basic: String,
+}
+
+impl Generator {
+    pub fn new(random: Rng, token: Option<String>) -> Generator {
+        let basic = format!("Basic {}", STANDARD.encode("ada:correct-horse-battery"));
+        Generator { random, token, basic }
+    }
+
+    fn one_in(&mut self, count: u32) -> bool {
+        self.random.u32(..count) == 0
+    }
+
+    fn choose<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+        choices[self.random.usize(..choices.len())]
+    }
+
+    /// A request of an operation.
+    pub fn request(&mut self, operation: &Operation) -> Request {
+        let method = self.method(operation);
+        let (target, target_fits) = self.target(operation);
+        let mut request = Request::new(operation, &method, &target);
+        let mut fits = target_fits;
+        if let Some(path) = &operation.path
+            && operation.method.is_some()
+        {
+            fits &= self.add_key(operation, &mut request);
+            fits &= self.add_body(operation, &mut request);
+            fits &= path != "/token" || request.headers.iter().all(|(name, _)| name != "Content-Encoding");
+        }
+        if self.one_in(3) {
+            let accepted = self.choose(&ACCEPTED);
+            request = request.header("Accept", accepted);
+        }
+        fits &= self.add_authorization(&mut request);
+        fits &= self.spoil_head(&mut request);
+        request.expectation = match operation.method {
+            Some(_) if fits => Expectation::Fits,
+            _ => Expectation::DoesNotFit,
+        };
+        request
+    }
+
+    fn method(&mut self, operation: &Operation) -> String {
+        if let Some(method) = &operation.method {
+            return method.clone();
+        }
+        let listed = operation.path.as_ref().map_or_else(Vec::new, |path| DOCUMENT.methods_of(path));
+        loop {
+            let method =
+                self.choose(&["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"]);
+            if !listed.iter().any(|listed| listed == method) {
+                return method.to_owned();
+            }
+        }
+    }
+
+    /// Path and query, and whether they fit.
+    fn target(&mut self, operation: &Operation) -> (String, bool) {
+        let Some(path) = &operation.path else {
+            let other =
+                ["/events", "//event", "/event/1/2", "/Health", "/health/x", "/%65vent", "/openapi.yaml"];
+            return (self.choose(&other).to_owned(), false);
+        };
+        let mut path = path.clone();
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let (mut fits, mut named, mut has_query) = (true, Vec::new(), false);
+        for (pointer, parameter) in DOCUMENT.parameters(operation) {
+            let name = parameter["name"].as_str().unwrap();
+            let value = self.parameter(&pointer, parameter);
+            let value_fits = DOCUMENT.validate_text(&format!("{pointer}/schema"), &value).is_ok();
+            match parameter["in"].as_str().unwrap() {
+                "path" => {
+                    let value: String = form_urlencoded::byte_serialize(value.as_bytes()).collect();
+                    // Without a value it is another path.
+                    let value = if value.is_empty() { "x".to_owned() } else { value };
+                    path = path.replace(&format!("{{{name}}}"), &value);
+                    fits &= value_fits;
+                }
+                "query" => {
+                    has_query = true;
+                    if self.one_in(3) {
+                        query.append_pair(name, &value);
+                        named.push((name.to_owned(), value));
+                        // What no schema tells: the limit of a pattern is in bytes.
+                        fits &= value_fits && named.last().is_some_and(|(_, value)| value.len() <= 1020);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.one_in(20) {
+            query.append_pair("unknown", "1");
+            fits &= !has_query;
+        }
+        if let Some((name, value)) = named.first()
+            && self.one_in(20)
+        {
+            query.append_pair(name, value);
+            fits = false;
+        }
+        if self.one_in(10) && path != "/" {
+            path.push('/');
+        }
+        let query = query.finish();
+        (if query.is_empty() { path } else { format!("{path}?{query}") }, fits)
+    }
+
+    /// A value for a parameter, as text.
+    fn parameter(&mut self, pointer: &str, parameter: &Value) -> String {
+        let value = match parameter.get("example") {
+            Some(example) if self.one_in(3) => example.clone(),
+            _ => self.value(&format!("{pointer}/schema")),
+        };
+        value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    }
+
+    fn add_key(&mut self, operation: &Operation, request: &mut Request) -> bool {
+        let parameters = DOCUMENT.parameters(operation);
+        let mut headers = parameters.iter().filter(|(_, parameter)| parameter["in"] == "header");
+        let Some((pointer, parameter)) = headers.next().filter(|_| self.one_in(2)) else { return true };
+        let name = parameter["name"].as_str().unwrap();
+        let value = self.parameter(pointer, parameter);
+        // The rest cannot be sent in a header, or does not arrive as it is.
+        if value.chars().any(char::is_control) || value.trim() != value {
+            return true;
+        }
+        let twice = self.one_in(20);
+        for _ in 0..=usize::from(twice) {
+            request.headers.push((name.to_owned(), value.clone().into_bytes()));
+        }
+        !twice && DOCUMENT.validate_text(&format!("{pointer}/schema"), &value).is_ok()
+    }
+
+    fn add_body(&mut self, operation: &Operation, request: &mut Request) -> bool {
+        let Some((pointer, described)) = DOCUMENT.follow(&format!("{}/requestBody", operation.pointer))
+        else {
+            // Nothing is made of it.
+            if self.one_in(10) {
+                request.body = b"{}".to_vec();
+            }
+            return true;
+        };
+        let types: Vec<&String> = described["content"].as_object().unwrap().keys().collect();
+        let media_type = types[self.random.usize(..types.len())].clone();
+        let pointer = format!("{pointer}/content/{}", escaped(&media_type));
+        let (body, mut fits) = self.body(&pointer, &media_type);
+        request.body = body;
+        let named = match self.random.u32(..40) {
+            0 => Some("text/plain"),
+            1 => Some("application/json; charset=latin1"),
+            _ => None,
+        };
+        if let Some(other) = named.filter(|_| media_type != "application/x-www-form-urlencoded") {
+            fits = false;
+            request.headers.push(("Content-Type".to_owned(), other.into()));
+        } else if media_type != "application/json" || self.one_in(2) {
+            request.headers.push(("Content-Type".to_owned(), media_type.into_bytes()));
+        }
+        if self.one_in(30) {
+            request.headers.push(("Content-Encoding".to_owned(), b"gzip".to_vec()));
+            fits = false;
+        }
+        match self.random.u32(..20) {
+            0..3 => request.framing = Framing::Chunked,
+            3 => {
+                request.framing = Framing::CutOff;
+                fits = false;
+            }
+            _ => {}
+        }
+        if self.one_in(20) && request.framing != Framing::CutOff {
+            request.headers.push(("Expect".to_owned(), b"100-continue".to_vec()));
+        }
+        fits
+    }
+
+    /// A body of a media type, and whether it fits.
+    fn body(&mut self, pointer: &str, media_type: &str) -> (Vec<u8>, bool) {
+        if media_type == "application/x-www-form-urlencoded" {
+            return self.form(pointer);
+        }
+        let item = format!("{pointer}/x-itemSchema");
+        if DOCUMENT.root().pointer(&item).is_some() {
+            let lines: Vec<Value> = (0..self.random.usize(..4)).map(|_| self.mutated(&item)).collect();
+            let fits = !lines.is_empty() && lines.iter().all(|line| DOCUMENT.validate(&item, line).is_ok());
+            let end = self.choose(&["\n", "\r\n", "\n\n"]);
+            return (lines.iter().map(|line| line.to_string() + end).collect::<String>().into_bytes(), fits);
+        }
+        let schema = format!("{pointer}/schema");
+        let value = self.mutated(&schema);
+        let fits = DOCUMENT.validate(&schema, &value).is_ok();
+        let text = if self.one_in(4) { with_escapes(&value) } else { value.to_string() };
+        if self.one_in(4) { (self.spoilt(text), false) } else { (text.into_bytes(), fits) }
+    }
+
+    fn form(&mut self, pointer: &str) -> (Vec<u8>, bool) {
+        let schema = format!("{pointer}/schema");
+        let value = self.mutated(&schema);
+        let members = value.as_object().cloned().unwrap_or_default();
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let mut pairs: Vec<(String, String)> =
+            members.into_iter().map(|(name, value)| (name, text(value))).collect();
+        let object: Map<String, Value> =
+            pairs.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+        let mut fits = DOCUMENT.validate(&schema, &Value::Object(object)).is_ok();
+        let doubled = pairs.iter().find(|(_, value)| !value.is_empty()).cloned();
+        if let Some(doubled) = doubled.filter(|_| self.one_in(15)) {
+            pairs.push(doubled);
+            fits = false;
+        }
+        (form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into_bytes(), fits)
+    }
+
+    /// A value of a schema, or one that is near it.
+    fn mutated(&mut self, pointer: &str) -> Value {
+        let mut value = self.value(pointer);
+        if self.one_in(3) {
+            self.mutate(&mut value);
+        }
+        value
+    }
+
+    fn mutate(&mut self, value: &mut Value) {
+        let inside = match value {
+            Value::Array(items) if !items.is_empty() => {
+                let index = self.random.usize(..items.len());
+                items.get_mut(index)
+            }
+            Value::Object(members) if !members.is_empty() => {
+                let index = self.random.usize(..members.len());
+                let name = members.keys().nth(index).unwrap().clone();
+                match self.random.u32(..6) {
+                    0 => drop(members.remove(&name)),
+                    1 => drop(members.insert("unknown/~member".to_owned(), json!([1, null]))),
+                    2 => drop(members.insert(name.to_uppercase(), json!("a"))),
+                    _ => {}
+                }
+                members.get_mut(&name)
+            }
+            _ => None,
+        };
+        match inside {
+            Some(inside) if self.one_in(2) => self.mutate(inside),
+            _ if self.one_in(2) => {
+                let others =
+                    [json!(null), json!(true), json!(1e300), json!([]), json!({}), json!(""), json!([[[]]])];
+                *value = others[self.random.usize(..others.len())].clone();
+            }
+            _ => {}
+        }
+    }
+
+    /// A value that a schema may well allow.
+    fn value(&mut self, pointer: &str) -> Value {
+        let (pointer, schema) = DOCUMENT.follow(pointer).unwrap();
+        if let Some(constant) = schema.get("const") {
+            return constant.clone();
+        }
+        let branches =
+            ["oneOf", "anyOf"].into_iter().find_map(|name| Some((name, schema.get(name)?.as_array()?)));
+        let branch =
+            branches.map(|(name, all)| format!("{pointer}/{name}/{}", self.random.usize(..all.len())));
+        let kind = schema.get("type").and_then(Value::as_str);
+        match (kind, branch) {
+            (Some("object"), branch) => {
+                let mut members = self.members(&pointer);
+                members.extend(branch.map(|branch| self.members(&branch)).into_iter().flatten());
+                Value::Object(members)
+            }
+            (None, Some(branch)) => self.value(&branch),
+            (Some("array"), _) => {
+                let length = if self.one_in(10) { 0 } else { self.random.usize(1..4) };
+                (0..length).map(|_| self.value(&format!("{pointer}/items"))).collect()
+            }
+            (Some("integer"), _) => self.integer(schema),
+            _ => self.text(),
+        }
+    }
+
+    fn members(&mut self, pointer: &str) -> Map<String, Value> {
+        let schema = DOCUMENT.root().pointer(pointer).unwrap();
+        let properties = schema.get("properties").and_then(Value::as_object);
+        let required = schema.get("required").and_then(Value::as_array);
+        let mut members = Map::new();
+        for name in properties.into_iter().flat_map(|properties| properties.keys()) {
+            let constant = schema["properties"][name].get("const").is_some();
+            if constant && !self.one_in(10)
+                || required.is_some_and(|required| required.contains(&json!(name)))
+                || self.one_in(10)
+            {
+                let value = self.value(&format!("{pointer}/properties/{}", escaped(name)));
+                members.insert(name.clone(), value);
+            }
+        }
+        members
+    }
+
+    fn integer(&mut self, schema: &Value) -> Value {
+        let (minimum, maximum) = (schema["minimum"].as_i64(), schema["maximum"].as_i64());
+        match self.random.u32(..8) {
+            0 => json!(minimum.unwrap_or(0)),
+            1 => json!(maximum.unwrap_or(0)),
+            2 => json!(minimum.unwrap_or(0).saturating_sub(1)),
+            3 => maximum.map_or(json!(0), |maximum| json!(i128::from(maximum) as u64 + 1)),
+            4 => self.text(),
+            _ => json!(self.random.u32(1..30)),
+        }
+    }
+
+    fn text(&mut self) -> Value {
+        match self.random.u32(..20) {
+            0 => self.choose(&["x", "é", "*"]).repeat(LENGTHS[self.random.usize(..LENGTHS.len())]).into(),
+            1..4 => (0..self.random.usize(..20)).map(|_| self.random.char(..)).collect::<String>().into(),
+            4..8 => self.choose(&["message", "ada", "correct-horse-battery"]).into(),
+            _ => TEXTS[self.random.usize(..TEXTS.len())].into(),
+        }
+    }
+
+    /// What no schema tells, for it is no JSON or not all of it is seen: never taken.
+    fn spoilt(&mut self, text: String) -> Vec<u8> {
+        let mut bytes = text.clone().into_bytes();
+        let at = self.random.usize(..=bytes.len());
+        match self.random.u32(..11) {
+            0 => bytes.insert(at, 0xff),
+            1 => bytes.truncate(text.trim_end().len().saturating_sub(1)),
+            2 => bytes.extend(b"x"),
+            3 => bytes = [b"\xef\xbb\xbf", &bytes[..]].concat(),
+            4 => bytes.clear(),
+            5 => bytes = b" \n\t ".to_vec(),
+            6 => bytes = "[".repeat(self.random.usize(1..5000)).into_bytes(),
+            7 => bytes = (0..30).map(|_| self.random.u8(..)).chain([0xff]).collect(),
+            8 if self.one_in(10) => bytes.resize((1 << 20) + 1, b' '),
+            9 if text.contains("\":\"") => {
+                bytes = text.replacen("\":\"", "\":\"\\ud800", 1).into_bytes();
+            }
+            _ => {
+                // A member that is given twice.
+                let doubled = text.find('{').zip(text.find(':')).filter(|(brace, colon)| brace < colon);
+                match doubled {
+                    Some((brace, colon)) => {
+                        let member = format!("{{{}:[\"a\"],", &text[brace + 1..colon]);
+                        bytes = text.replacen('{', &member, 1).into_bytes();
+                    }
+                    None => bytes.push(b','),
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Adds what lets the request in, or something near it; whether the request fits with it.
+    fn add_authorization(&mut self, request: &mut Request) -> bool {
+        let is_token = request.operation.path.as_deref() == Some("/token");
+        if is_token {
+            let value = match self.random.u32(..4) {
+                0 => return true,
+                1 => "Basic !".to_owned(),
+                _ => self.basic.clone(),
+            };
+            request.headers.push(("Authorization".to_owned(), value.into_bytes()));
+            return true;
+        }
+        let Some(token) = self.token.clone() else { return true };
+        let guarded = DOCUMENT.is_guarded(&request.operation) || request.operation.method.is_none();
+        let bearer = format!("Bearer {token}");
+        let values = match self.random.u32(..12) {
+            0 => Vec::new(),
+            1 => vec![format!("{bearer}x")],
+            2 => vec!["Bearer".to_owned()],
+            3 => vec![bearer.clone(), bearer],
+            4 => vec![self.basic.clone()],
+            5 => vec!["é".to_owned()],
+            _ => vec![bearer.clone()],
+        };
+        let good = values.len() == 1 && values[0] == format!("Bearer {token}");
+        for value in values {
+            request.headers.push(("Authorization".to_owned(), value.into_bytes()));
+        }
+        good || !guarded
+    }
+
+    /// Makes something of the head that HTTP does not allow; whether it was left as it was.
+    fn spoil_head(&mut self, request: &mut Request) -> bool {
+        match self.random.u32(..60) {
+            0 => request.headers.push(("Host".to_owned(), b"test".to_vec())),
+            1 => drop(request.headers.remove(0)),
+            2 => request.headers[0].1 = b"a b@c".to_vec(),
+            3 => request.headers.push(("Bad Name".to_owned(), Vec::new())),
+            4 => request.headers.push(("Long".to_owned(), vec![b'x'; 300 << 10])),
+            5 => request.headers.extend((0..120).map(|number| (format!("Many-{number}"), Vec::new()))),
+            6 => request.target = format!("/event?type={}", "x".repeat(70 << 10)),
+            7 => {
+                request.headers.push(("Transfer-Encoding".to_owned(), b"gzip, chunked".to_vec()));
+                request.framing = Framing::Given;
+                request.body = b"0\r\n\r\n".to_vec();
+            }
+            8 => request.headers.push(("Null".to_owned(), b"a\0b".to_vec())),
+            9 => {
+                request.headers.push(("Content-Length".to_owned(), b"1, 2".to_vec()));
+                request.framing = Framing::Given;
+            }
+            _ => return true,
+        }
+        false
+    }
+}
+
+/// JSON with everything beyond ASCII escaped, and with blanks.
+fn with_escapes(value: &Value) -> String {
+    let mut text = String::new();
+    for character in format!(" {value:#}\r\n").chars() {
+        if character.is_ascii() {
+            text.push(character);
+        } else {
+            character.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
+        }
+    }
+    text
+}
