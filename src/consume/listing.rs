@@ -49,8 +49,8 @@ pub async fn show_event(store: &Store, id: i64) -> Result<Answer, Problem> {
     reserved_response(store, body)
 }
 
-/// A server can lack space to sort in. For who reads that is no other failure: nothing was to be stored.
-fn unreadable(error: StoreError) -> Problem {
+/// Why there is nothing to read. A server can lack space to sort in: 507 would say that something was not stored.
+pub fn unreadable(error: StoreError) -> Problem {
     match error {
         StoreError::Full(reason) => StoreError::Unavailable(reason).into(),
         error => error.into(),

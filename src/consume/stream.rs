@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use self::follower::Follower;
 pub use self::hub::Hub;
 use super::content::Content;
+use super::listing::unreadable;
 use super::problem::Problem;
 use super::routes::{Answer, uncached};
 use crate::core::query::{Query, StreamQuery, parse_position};
@@ -49,7 +50,10 @@ pub async fn open(
         return Ok(response(Content::from("")));
     }
     let seat = Hub::take_seat(hub, query.event_type)?;
-    let newest = store.read(|reader| reader.page(&Query { limit: 1, ..Query::default() })).await?;
+    let newest = store
+        .read(|reader| reader.page(&Query { limit: 1, ..Query::default() }))
+        .await
+        .map_err(unreadable)?;
     let newest = newest.events.last().map_or(0, |event| event.id);
     // A store that has not come as far is another one, or was restored: there is all of it to read.
     let position = after.unwrap_or(newest);

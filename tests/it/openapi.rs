@@ -115,6 +115,7 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
             scope.spawn(anyone_asks),
             scope.spawn(someone_with_a_token_asks),
             scope.spawn(situations::everything_is_asked_for_in_turn),
+            scope.spawn(situations::events_are_followed),
             scope.spawn(situations::tokens_are_asked_for),
             scope.spawn(situations::some_paths_have_nothing),
             scope.spawn(situations::there_are_too_many_connections),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
 use tempfile::tempdir;
 
 use super::document::{DOCUMENT, Operation, Seen};
@@ -12,6 +13,7 @@ use crate::consume::tokens::{PASSWORD, USERNAME, log_in, password_form, refresh_
 use crate::util::disk::{Disk, Fault};
 use crate::util::http::event;
 use crate::util::receiver::{Receiver, Reply};
+use crate::util::sse::EventStream;
 use crate::util::{Consume, write_secret};
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -110,6 +112,37 @@ pub fn everything_is_asked_for_in_turn() -> Seen {
     client.send(&Request::new(&operation("HEAD /event/{id}"), "HEAD", "/event/99"));
     client.send(&Request::new(&operation("other /event/{id}"), "DELETE", "/event/x"));
     sweep(&mut client, None);
+    client.seen
+}
+
+pub fn events_are_followed() -> Seen {
+    let directory = tempdir().unwrap();
+    let server = Consume::start_with(directory.path(), &["--idle-timeout", "600ms"]);
+    server.store("a", "b");
+    let follow = Request::new(&operation("GET /event/stream"), "GET", "/event/stream?after=0");
+    let mut client = Client::new(server.address);
+    assert_eq!(client.send(&follow).status, 200);
+    let item = "/components/schemas/StreamItem";
+    let mut stream = EventStream::open(server.connect(), "?after=0&type=a", &[]);
+    server.store("not followed", "");
+    server.store("a", "c");
+    let (mut events, mut others) = (0, 0);
+    while events < 2 || others < 1 {
+        let block = stream.block();
+        match (&block.id, &block.data) {
+            (Some(id), Some(data)) => {
+                DOCUMENT.validate(item, &json!({"id": id, "data": data})).unwrap();
+                let event = serde_json::from_str(data).unwrap();
+                DOCUMENT.validate(&format!("{item}/properties/data/contentSchema"), &event).unwrap();
+                events += 1;
+            }
+            (Some(id), None) => DOCUMENT.validate(item, &json!({"id": id})).unwrap(),
+            (None, data) => {
+                assert_eq!(*data, None, "{block:?}");
+                others += 1;
+            }
+        }
+    }
     client.seen
 }
 
