@@ -208,6 +208,7 @@ impl Target {
     /// One of a fixed few, whatever the request says.
     pub fn of(method: &Method, path: &str) -> Target {
         let route = match path.strip_suffix('/').unwrap_or(path) {
+            "" => "/",
             "/event" => "/event",
             "/event/stream" => "/event/stream",
             "/api/v1/health-alert" => "/api/v1/health-alert",

@@ -10,6 +10,7 @@ mod http2;
 mod listing;
 mod metrics;
 mod openapi;
+mod page;
 mod problem;
 mod retention;
 mod routes;

@@ -18,7 +18,7 @@ use super::content::Content;
 use super::metrics::{EventOutcome, Metrics, Target};
 use super::problem::Problem;
 use super::stream::{self, Hub};
-use super::{health_alert, listing, openapi, token, upload};
+use super::{health_alert, listing, openapi, page, token, upload};
 use crate::alert::Alerts;
 use crate::auth::{Access, Issuer};
 use crate::core::event::Event;
@@ -80,10 +80,13 @@ impl Routes {
     ) -> Result<Answer, Problem> {
         check_host(&head)?;
         check_coding(&head)?;
-        let path = head.uri.path();
-        let path = path.strip_suffix('/').unwrap_or(path);
         let reads = matches!(head.method, Method::GET | Method::HEAD);
-        // These alone ask for no token.
+        let path = head.uri.path();
+        if path == "/" {
+            return if reads { Ok(page::answer()) } else { Err(Problem::method_not_allowed("GET, HEAD")) };
+        }
+        let path = path.strip_suffix('/').unwrap_or(path);
+        // These alone ask for no token either.
         match (path, self.access.as_ref().and_then(Access::issuer)) {
             ("/token", Some(issuer)) if head.method == Method::POST => {
                 return self.give_tokens(issuer, &head, unread, client).await;

@@ -10,6 +10,7 @@ mod http2;
 mod keys;
 mod limits;
 mod listing;
+mod page;
 mod refresh_tokens;
 mod refusals;
 mod retention;

@@ -37,7 +37,7 @@ pub fn assert_invalid_token(response: &Response) {
 }
 
 #[test]
-fn without_a_token_there_is_nothing_but_health_readiness_and_the_description() {
+fn without_a_token_there_is_nothing_but_health_readiness_the_description_and_the_empty_page() {
     let guarded = [start_guarded(&[]), start_with_static_token()];
     for (directory, server) in &guarded {
         for path in [
@@ -47,8 +47,8 @@ fn without_a_token_there_is_nothing_but_health_readiness_and_the_description() {
             "/event/1",
             "/event/1/",
             "/event/x",
-            "/",
             "//",
+            "/index.html",
             "*",
             "/nothing",
             "/metrics",

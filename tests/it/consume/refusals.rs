@@ -15,7 +15,8 @@ fn paths_without_anything_are_404() {
     server.store("a", "b");
     let mut connection = server.connect();
     for path in [
-        "/",
+        "//",
+        "/index.html",
         "/events",
         "/Event",
         "//event",
@@ -51,6 +52,7 @@ fn other_methods_are_405_and_told_which_there_are() {
         ("DELETE", "/event/1", "GET, HEAD"),
         ("POST", "/health", "GET, HEAD"),
         ("PUT", "/ready", "GET, HEAD"),
+        ("POST", "/", "GET, HEAD"),
     ] {
         let response = server.connect().request(method, path, &[], event("a", "b").as_bytes());
         detail_of(&response, 405);

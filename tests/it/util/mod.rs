@@ -1,5 +1,6 @@
 //! What tests need to run the program, to talk to it and to look into its store.
 
+pub mod browser;
 pub mod disk;
 pub mod http;
 pub mod http2;

@@ -49,7 +49,7 @@ pub const RESETS: &[Case] = &[
         b"{get}{upgrade} h2c\r\n\r\n{post}{cl}: 3000000\r\n\r\n{x*3000000}",
         closed(&[200, 413]),
     ),
-    case("a large tunnel", b"CONNECT / HTTP/1.1\r\n{host}{cl}: 3000000\r\n\r\n{x*3000000}", closed(&[404])),
+    case("a large tunnel", b"CONNECT /x HTTP/1.1\r\n{host}{cl}: 3000000\r\n\r\n{x*3000000}", closed(&[404])),
     case("good, bad, three megabytes", b"{get}\r\nGET\r\n\r\n{x*3000000}", closed(&[200, 400])),
     case(
         "the last, three megabytes",

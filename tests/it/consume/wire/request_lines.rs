@@ -7,7 +7,7 @@ pub const CASES: &[Case] = &[
     case("absolute form", b"GET http://test/health HTTP/1.1\r\n{host}\r\n", open(&[200])),
     case("absolute form with another host", b"GET http://other/health HTTP/1.1\r\n{host}\r\n", open(&[200])),
     case("absolute form with https", b"GET HTTPS://test:443/health HTTP/1.1\r\n{host}\r\n", open(&[200])),
-    case("absolute form without a path", b"GET http://test HTTP/1.1\r\n{host}\r\n", open(&[404])),
+    case("absolute form without a path", b"GET http://test HTTP/1.1\r\n{host}\r\n", open(&[200])),
     case("absolute form without an authority", b"GET http:///health HTTP/1.1\r\n{host}\r\n", REFUSED),
     case("absolute form with a user", b"GET http://a:b@test/health HTTP/1.1\r\n{host}\r\n", open(&[200])),
     case("another scheme", b"GET file://test/health HTTP/1.1\r\n{host}\r\n", open(&[200])),

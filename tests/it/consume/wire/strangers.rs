@@ -100,7 +100,7 @@ pub const EXPECTATIONS_AND_UPGRADES: &[Case] = &[
     case("100-continue, too large", b"{post}{expect}{cl}: 1048577\r\n\r\n", closed(&[413])),
     case(
         "100-continue for nothing",
-        b"POST / HTTP/1.1\r\n{host}{expect}{cl}: 157\r\n\r\n{hidden}",
+        b"POST /events HTTP/1.1\r\n{host}{expect}{cl}: 157\r\n\r\n{hidden}",
         closed(&[404]),
     ),
     case(

@@ -1,0 +1,56 @@
+//! `GET /`: the live page, one file that is part of the program.
+//!
+//! It holds no data, so that it needs no token; what it shows it asks for as any client does.
+
+use std::sync::LazyLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Response;
+use hyper::body::Bytes;
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use sha2::{Digest, Sha256};
+
+use super::content::Content;
+use super::routes::Answer;
+
+const PAGE: &str = include_str!("page.html");
+
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(policy);
+
+/// The page, with headers that forbid everything but itself.
+pub fn answer() -> Answer {
+    let mut response = Response::new(Content::Whole(Bytes::from_static(PAGE.as_bytes())));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Another version of the program has another page.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// What a browser may do for the page (CSP Level 3): run its script and apply its style, which are known by their
+/// hashes, and talk to this server. Strings never become markup or code (`require-trusted-types-for`).
+fn policy() -> HeaderValue {
+    let script = hash_of_element("script type=\"module\"", "script");
+    let style = hash_of_element("style", "style");
+    let policy = format!(
+        "default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; img-src data:; \
+        base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+        trusted-types 'none'"
+    );
+    HeaderValue::try_from(policy).expect("a policy is ASCII")
+}
+
+/// The hash of what stands between the tags of an element, of which the page has one.
+fn hash_of_element(start: &str, end: &str) -> String {
+    let (start, end) = (format!("<{start}>"), format!("</{end}>"));
+    let content = PAGE.split_once(&start).and_then(|(_, rest)| rest.split_once(&end));
+    let (content, _) = content.expect("the page has a script and a style");
+    format!("sha256-{}", STANDARD.encode(Sha256::digest(content)))
+}
