@@ -24,7 +24,7 @@ echo "== eventctl consume, on a free port and a fresh store"
 consume=$!
 url=
 for _ in $(seq 100); do
-    url=$(sed -n 's/^listening on //p' "$directory/consume.log")
+    url=$(sed -n 's/.*listening on \([^" ]*\).*/\1/p' "$directory/consume.log")
     [ -z "$url" ] || break
     kill -0 "$consume" || { cat "$directory/consume.log" >&2; exit 1; }
     sleep 0.1

@@ -39,6 +39,7 @@ impl Server {
         let address = loop {
             let line = lines.next().context("the server ended without listening")??;
             if let Some((_, url)) = line.split_once("listening on ") {
+                let url = url.split([' ', '"']).next().unwrap_or_default();
                 break url.rsplit('/').next().unwrap_or_default().parse()?;
             }
             eprintln!("{line}");

@@ -8,7 +8,7 @@ use tempfile::tempdir;
 use crate::consume::tokens::start_guarded;
 use crate::util::http::{Connection, event};
 use crate::util::receiver::{Receiver, Reply};
-use crate::util::{Consume, Process, eventctl, refusal_of, wait_until, write_file};
+use crate::util::{Consume, Process, eventctl, refusal_of, wait_until, word_after, write_file};
 
 /// The samples of a scrape: name and labels, as they stand, with the value.
 fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
@@ -38,7 +38,7 @@ fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
 /// Where a process serves its metrics.
 fn metrics_address(process: &mut Process) -> SocketAddr {
     let line = process.wait_for_stderr("metrics on http://");
-    line.strip_prefix("metrics on http://").unwrap().strip_suffix("/metrics").unwrap().parse().unwrap()
+    word_after(&line, "metrics on http://").strip_suffix("/metrics").unwrap().parse().unwrap()
 }
 
 #[test]

@@ -149,7 +149,7 @@ impl Consume {
     pub fn start_command(command: &mut Command) -> Consume {
         let mut process = Process::start(command);
         let line = process.wait_for_stderr("listening on http");
-        let url = line.strip_prefix("listening on ").unwrap();
+        let url = word_after(&line, "listening on ");
         let (scheme, address) = url.split_once("://").unwrap();
         Consume { process, address: address.parse().unwrap(), scheme: scheme.to_owned() }
     }
@@ -174,6 +174,12 @@ impl Consume {
         let response = self.connect().post_event(event_type, event_payload);
         assert_eq!(response.status, 201, "{response:?}");
     }
+}
+
+/// What follows a text in a line, up to white space or the end of a string, whether the line is JSON or not.
+pub fn word_after<'a>(line: &'a str, text: &str) -> &'a str {
+    let (_, after) = line.split_once(text).unwrap_or_else(|| panic!("no `{text}` in `{line}`"));
+    after.split([' ', '"']).next().unwrap()
 }
 
 /// Waits until there is a value, looking often; fails the test after [`PATIENCE`].
