@@ -45,8 +45,8 @@ impl Outgoing {
         })?;
         if !item.get().starts_with('{') {
             let column = line.len() - line.trim_ascii_start().len() + 1;
-            let got = excerpt(item.get(), 32);
-            return Err(format!("expected an object at line {number} column {column}, got `{got}`"));
+            let got = kind_of(item);
+            return Err(format!("expected an object at line {number} column {column}, got {got}"));
         }
         Ok(Outgoing::new(item))
     }
@@ -74,7 +74,7 @@ fn read_array(text: &str) -> Result<Vec<Outgoing>, String> {
             return Ok(Outgoing::new(item));
         }
         let offset = item.get().as_ptr().addr() - text.as_ptr().addr();
-        Err(format!("expected an object at {}, got `{}`", place_of(text, offset), excerpt(item.get(), 32)))
+        Err(format!("expected an object at {}, got {}", place_of(text, offset), kind_of(item)))
     };
     items.into_iter().map(object).collect()
 }
@@ -82,6 +82,17 @@ fn read_array(text: &str) -> Result<Vec<Outgoing>, String> {
 fn read_lines(text: &str) -> Result<Vec<Outgoing>, String> {
     let lines = text.split('\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
     lines.map(|(number, line)| Outgoing::parse_line(line, number + 1)).collect()
+}
+
+/// What a value is that is no object. The value itself is not repeated: the message may go into a log.
+fn kind_of(item: &RawValue) -> &'static str {
+    match item.get().as_bytes().first() {
+        Some(b'"') => "a string",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
 }
 
 fn place_of(text: &str, offset: usize) -> String {
@@ -112,10 +123,14 @@ mod tests {
     #[test]
     fn what_is_wrong_is_located() {
         for (text, expected) in [
-            ("[{},\n  7]", "expected an object at line 2 column 3, got `7`"),
+            ("[{},\n  7]", "expected an object at line 2 column 3, got a number"),
             ("[{},\n{]", "key must be a string at line 2 column 2"),
             ("[{}", "EOF while parsing a list at line 1 column 3"),
-            ("{}\n 7", "expected an object at line 2 column 2, got `7`"),
+            ("{}\n 7", "expected an object at line 2 column 2, got a number"),
+            ("{}\n \"s3cret\"", "expected an object at line 2 column 2, got a string"),
+            ("[[]]", "expected an object at line 1 column 2, got an array"),
+            ("[null]", "expected an object at line 1 column 2, got null"),
+            ("false", "expected an object at line 1 column 1, got a boolean"),
             ("{}\n{", "EOF while parsing an object at line 2 column 1"),
             ("{}\nx", "expected value at line 2 column 1"),
             (" \n", "it holds no events"),
