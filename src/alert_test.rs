@@ -13,7 +13,7 @@ use crate::core::hint::hinted;
 /// # Errors
 /// A setting cannot be used, there is no channel, or one of them did not take the sample.
 pub fn run(options: AlertTestOptions) -> anyhow::Result<()> {
-    let AlertTestOptions { event_type, payload, alerts } = options;
+    let AlertTestOptions { event_type, payload, alerts, .. } = options;
     let alerts = Alerts::new(alerts.into_settings()?)?;
     if alerts.channels().next().is_none() {
         return Err(hinted("there is no channel to test", "give --alert mailto:ops@example.com or the like"));

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
+use tracing::level_filters::LevelFilter;
 
 use crate::alert::{AlertSettings, Channel, Channels, MailEncryption, MailSettings, Rule};
 use crate::client::Reach;
@@ -20,6 +21,7 @@ use crate::core::event::HEALTH_ALERT;
 use crate::core::query::Glob;
 use crate::core::secret::Secret;
 use crate::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
+use crate::logging::{LineFormat, LogLevels, LogSettings};
 use crate::store::StoreLocation;
 
 /// Send JSON events on a precise schedule, receive them, store them durably
@@ -61,6 +63,67 @@ pub enum Command {
     Completions(CompletionsOptions),
     /// Print a manual page, for man -l -
     Man(ManOptions),
+}
+
+impl Command {
+    /// What a command logs, and how; none where it only answers.
+    pub fn log(&self) -> Option<LogSettings> {
+        match self {
+            Command::Consume(options) => Some(options.log.settings(options.quiet)),
+            Command::Propagate(options) => Some(options.log.settings(options.quiet)),
+            Command::Tail(options) => Some(options.log.settings(options.quiet)),
+            Command::AlertTest(options) => Some(options.log.settings(options.quiet)),
+            Command::InitDb(_) | Command::Completions(_) | Command::Man(_) => None,
+        }
+    }
+}
+
+/// What is logged on standard error, and how.
+#[derive(Debug, Args)]
+pub struct LogOptions {
+    /// Form of log lines on standard error; auto is text on a terminal, JSON lines
+    /// elsewhere
+    #[arg(long, value_enum, default_value_t = LogFormat::Auto, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+
+    /// What to log: a level from error to trace, or levels of parts, such as
+    /// warn,eventctl::store=debug
+    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "LEVELS")]
+    pub log_level: LogLevels,
+
+    /// Log every request, too; twice: whatever there is. Wins over --log-level
+    #[arg(short, long, action = ArgAction::Count, value_parser = parse_verbosity)]
+    pub verbose: u8,
+}
+
+impl LogOptions {
+    /// The same in the words of `logging`; each of -v raises the level, and -q lowers it.
+    fn settings(&self, quiet: bool) -> LogSettings {
+        let format = match self.log_format {
+            LogFormat::Auto => None,
+            LogFormat::Text => Some(LineFormat::Text),
+            LogFormat::Json => Some(LineFormat::Json),
+        };
+        let levels = match (self.verbose, quiet) {
+            (0, false) => self.log_level.clone(),
+            (0, true) => LogLevels::all(LevelFilter::WARN),
+            (1, true) => LogLevels::all(LevelFilter::INFO),
+            (1, false) | (2, true) => LogLevels::all(LevelFilter::DEBUG),
+            _ => LogLevels::all(LevelFilter::TRACE),
+        };
+        LogSettings { format, levels }
+    }
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// Lines to read.
+    Text,
+    /// A JSON object a line.
+    Json,
 }
 
 /// The settings of `consume`.
@@ -158,6 +221,14 @@ pub struct ConsumeOptions {
     /// Who is told of what.
     #[command(flatten, next_help_heading = "Alerts")]
     pub alerts: AlertOptions,
+
+    /// What is logged, and how.
+    #[command(flatten, next_help_heading = "Log")]
+    pub log: LogOptions,
+
+    /// Log warnings and errors alone
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Who is told of which events, and how.
@@ -315,6 +386,14 @@ pub struct AlertTestOptions {
     /// Where to, and how.
     #[command(flatten, next_help_heading = "Alerts")]
     pub alerts: AlertOptions,
+
+    /// What is logged, and how.
+    #[command(flatten, next_help_heading = "Log")]
+    pub log: LogOptions,
+
+    /// Log warnings and errors alone
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Who may read and write events over HTTP.
@@ -466,7 +545,7 @@ pub struct PropagateOptions {
     #[arg(short, long, value_enum, default_value_t = ReportFormat::Text)]
     pub output: ReportFormat,
 
-    /// Print the summary alone
+    /// Print the summary alone, log warnings and errors alone
     #[arg(short, long)]
     pub quiet: bool,
 
@@ -477,6 +556,10 @@ pub struct PropagateOptions {
     /// Encryption.
     #[command(flatten, next_help_heading = "TLS")]
     pub tls: ClientTlsOptions,
+
+    /// What is logged, and how.
+    #[command(flatten, next_help_heading = "Log")]
+    pub log: LogOptions,
 }
 
 /// Who `propagate` is to the receiver.
@@ -599,6 +682,14 @@ pub struct TailOptions {
     /// When to colour text; NO_COLOR in the environment turns `auto` off
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
+
+    /// What is logged, and how.
+    #[command(flatten, next_help_heading = "Log")]
+    pub log: LogOptions,
+
+    /// Log warnings and errors alone
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// The settings of `completions`.
@@ -785,6 +876,10 @@ fn parse_count_u64(text: &str) -> Result<u64, String> {
 
 fn parse_seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "expected a number from 0 to 18446744073709551615".to_owned())
+}
+
+fn parse_verbosity(text: &str) -> Result<u8, String> {
+    text.parse().map_err(|_| "expected how often -v is given, such as 1".to_owned())
 }
 
 fn parse_retries(text: &str) -> Result<u32, String> {

@@ -418,7 +418,8 @@ fn explain(error: &clap::Error, arguments: &[OsString], layers: &Layers) -> anyh
         });
         return hinted(message, hint);
     };
-    let flag = flag.split(' ').next().unwrap_or_default().to_owned();
+    // Behind the name is what stands for its value, or dots where it counts.
+    let flag = flag.split(' ').next().unwrap_or_default().trim_end_matches('.').to_owned();
     let expected = match std::error::Error::source(error) {
         Some(source) => source.to_string(),
         None => match text_of(ContextKind::ValidValue).filter(|values| !values.is_empty()) {

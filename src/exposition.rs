@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tracing::info;
 
 use crate::core::hint::Hint;
 
@@ -55,7 +56,7 @@ pub async fn listen(address: &str) -> anyhow::Result<TcpListener> {
             "give --metrics an address and a port of this machine that nobody uses, such as 127.0.0.1:9100",
         )?;
     let address = listener.local_addr().context("cannot tell the address")?;
-    eprintln!("metrics on http://{address}/metrics");
+    info!(%address, "metrics on http://{address}/metrics");
     Ok(listener)
 }
 

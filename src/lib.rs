@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Dependencies point down this list, never up: `main`, the subcommands (`consume`, `propagate`, `init_db`, `tail`,
-//! `alert_test`, `manual`), `alert`, `auth`, `store`, `client`, `exposition`, `systemd`, `tls`, `shutdown`, `core`. The
-//! subcommands do not know each other. SQL stands in `store` alone, the command line's library in `main`, `cli`,
+//! `alert_test`, `manual`), `alert`, `auth`, `store`, `client`, `exposition`, `systemd`, `tls`, `shutdown`, `logging`,
+//! `core`. The subcommands do not know each other. SQL stands in `store` alone, the command line's library in `main`, `cli`,
 //! `config` and `manual` alone.
 
 pub mod alert;
@@ -22,6 +22,7 @@ pub mod consume;
 pub mod core;
 pub mod exposition;
 pub mod init_db;
+pub mod logging;
 pub mod manual;
 pub mod propagate;
 pub mod shutdown;

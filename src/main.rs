@@ -2,14 +2,14 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use eventctl::cli::Command;
 use eventctl::config::{self, Settings};
 use eventctl::core::hint::Hinted;
 use eventctl::propagate::Completion;
-use eventctl::{alert_test, consume, init_db, manual, propagate, tail};
+use eventctl::{alert_test, consume, init_db, logging, manual, propagate, tail};
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -27,7 +27,12 @@ fn main() -> ExitCode {
             return ExitCode::from(WRONG_USAGE);
         }
     };
-    exit_code(run(command))
+    let result = match command.log().map(|settings| logging::start(&settings)).transpose() {
+        // Dropped behind it: the last lines are written before the error is.
+        Ok(_log) => run(command),
+        Err(error) => Err(error),
+    };
+    exit_code(result)
 }
 
 fn run(command: Command) -> anyhow::Result<Completion> {
@@ -62,8 +67,10 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn print_error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    let mut text = format!("error: {error:#}\n");
     if let Some(hint) = Hinted::find(error) {
-        eprintln!("hint: {hint}");
+        text += &format!("hint: {hint}\n");
     }
+    // Where nobody reads it, the exit code has to say it.
+    let _ = io::stderr().write_all(text.as_bytes());
 }

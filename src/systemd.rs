@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::warn;
 
 /// The line to systemd; without one, all that is said is said to nobody.
 pub struct Supervisor {
@@ -20,7 +21,7 @@ impl Supervisor {
         let socket = env::var("NOTIFY_SOCKET").ok().and_then(|name| match connect(&name) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                eprintln!("cannot notify systemd: {error}");
+                warn!("cannot notify systemd: {error}");
                 None
             }
         });

@@ -10,12 +10,13 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::json;
-use serde_json::ser::{Formatter, Serializer};
+use serde_json::ser::Serializer;
+use tracing::warn;
 
 use crate::cli::{Color, EventFormat, Lines, TailOptions};
 use crate::core::event::StoredEvent;
 use crate::core::query::Query;
-use crate::core::text::{is_unsafe, printable};
+use crate::core::text::{PrintableFormatter, printable};
 use crate::core::timestamp::Timestamp;
 use crate::store;
 use crate::store::backend::{Delivery, DeliveryState, Reader, StoreError, TypeStatistics};
@@ -139,7 +140,7 @@ impl<W: Write> Tail<'_, W> {
                 Ok(()) => away = false,
                 Err(error) if error.is::<StoreError>() => {
                     if !away {
-                        eprintln!("waiting for `{}`: {error}", self.options.db);
+                        warn!("waiting for `{}`: {error}", self.options.db);
                     }
                     away = true;
                 }
@@ -380,22 +381,5 @@ fn csv_field(text: &str) -> String {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {
         text.to_owned()
-    }
-}
-
-/// JSON in which the characters that a terminal obeys are escapes. JSON itself escapes only C0.
-struct PrintableFormatter;
-
-impl Formatter for PrintableFormatter {
-    fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(position) = rest.find(is_unsafe) {
-            let (before, after) = rest.split_at(position);
-            let character = after.chars().next().unwrap_or_default();
-            // All unsafe characters are below U+10000, where one escape of four digits is enough.
-            write!(writer, "{before}\\u{:04x}", u32::from(character))?;
-            rest = &after[character.len_utf8()..];
-        }
-        writer.write_all(rest.as_bytes())
     }
 }

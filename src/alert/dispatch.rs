@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::channel::kind_of;
@@ -160,12 +161,12 @@ impl Courier {
     fn tell(&mut self, message: &Message, settlement: &Settlement) {
         let channel = &self.outlet.channel;
         match settlement {
-            Settlement::Sent if self.failing => eprintln!("alerts reach {channel} again"),
+            Settlement::Sent if self.failing => info!(%channel, "alerts reach {channel} again"),
             Settlement::Retry { reason, .. } if !self.failing => {
-                eprintln!("alerts do not reach {channel}, and are tried again: {reason}");
+                warn!(%channel, "alerts do not reach {channel}, and are tried again: {reason}");
             }
             Settlement::Dead { reason } => {
-                eprintln!("alert {} to {channel} is given up: {reason}", message.id);
+                error!(%channel, "alert {} to {channel} is given up: {reason}", message.id);
             }
             Settlement::Sent | Settlement::Retry { .. } => {}
         }

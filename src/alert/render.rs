@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior, Value, context};
+use tracing::warn;
 
 use crate::core::event::{HEALTH_ALERT, StoredEvent};
 use crate::core::hint::{Hint, hinted};
@@ -171,7 +172,7 @@ impl Templates {
             let Ok(template) = environment.get_template(&name) else { continue };
             match template.render(&context) {
                 Ok(text) => return shortened(text, part),
-                Err(error) => eprintln!("the template `{name}` fails: {}", reason_of(&error)),
+                Err(error) => warn!("the template `{name}` fails: {}", reason_of(&error)),
             }
         }
         let plain = events.iter().map(|event| format!("{} {}", event.id, printable(&event.event_type)));

@@ -10,6 +10,7 @@ use hyper::{Method, Request, StatusCode, Uri};
 use serde::Deserialize;
 use tokio::sync::{Mutex, watch};
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::grant::Credentials;
 use crate::client::{HttpClient, retry_after};
@@ -147,7 +148,7 @@ impl TokenKeeper {
             Err(error) => {
                 // The first token is waited for by someone who says why there is none.
                 if last_failure.is_none() && generation > 0 {
-                    eprintln!("cannot renew the token, and tries again: {}", error.reason());
+                    warn!("cannot renew the token, and tries again: {}", error.reason());
                 }
                 *last_failure = Some((Instant::now(), error.clone()));
                 Err(error)

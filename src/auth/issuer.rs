@@ -58,6 +58,8 @@ pub enum GrantError {
     InvalidClient,
     /// Name, password or refresh token are wrong.
     InvalidGrant(&'static str),
+    /// The refresh token was used before: all that stem from the same login are revoked.
+    RefreshTokenReused,
     /// There were too many wrong attempts: how long to wait.
     TooManyAttempts(Duration),
     /// Too many logins are being checked.
@@ -111,7 +113,11 @@ impl Issuer {
             }
             Grant::RefreshToken(token) => self.refresh(&token).await,
         };
-        if !matches!(granted, Err(GrantError::InvalidGrant(_) | GrantError::InvalidClient)) {
+        let wrong = |error: &GrantError| {
+            use GrantError::{InvalidClient, InvalidGrant, RefreshTokenReused};
+            matches!(error, InvalidGrant(_) | RefreshTokenReused | InvalidClient)
+        };
+        if !granted.as_ref().is_err_and(wrong) {
             self.networks.give_back(network);
         }
         granted
@@ -155,10 +161,7 @@ impl Issuer {
         };
         match self.store.write(rotate).await.map_err(GrantError::Store)? {
             Rotation::Rotated => self.tokens(Some(text)),
-            Rotation::Reused => {
-                eprintln!("a refresh token was used twice: all that stem from the same login are revoked");
-                Err(GrantError::InvalidGrant("the refresh token was used before: log in again"))
-            }
+            Rotation::Reused => Err(GrantError::RefreshTokenReused),
             Rotation::Unknown => {
                 Err(GrantError::InvalidGrant("the refresh token is not valid: log in again"))
             }

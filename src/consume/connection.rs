@@ -25,7 +25,9 @@ use super::http2::{
     CONNECTION_WINDOW_BYTES, MAXIMUM_RESETS, MAXIMUM_STREAMS, OwnedTasks, SEND_BUFFER_BYTES,
     STREAM_WINDOW_BYTES, Streams, without_content,
 };
+use super::metrics::Target;
 use super::problem::Problem;
+use super::requests::{Answered, origin_of};
 use super::routes::{Answer, Routes};
 
 /// How long a client may pause in reading a stream that is to end with the service.
@@ -163,8 +165,24 @@ impl Connection {
             let draining = *self.drain.borrow();
             self.routes.answer(request, self.peer, draining).await
         } else {
-            refuse()
+            self.refuse(&request)
         }
+    }
+
+    fn refuse(&self, request: &Request<Incoming>) -> Answer {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections: not stored");
+        let reason = problem.reason();
+        let mut answer = problem.into_response();
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        self.routes.log.answered(Answered {
+            target: Target::of(request.method(), request.uri().path()),
+            client: self.peer,
+            status: answer.status(),
+            took: Duration::ZERO,
+            origin: origin_of(request.headers()),
+            reason,
+        });
+        answer
     }
 
     async fn drive(&self, mut connection: Pin<&mut impl GracefulConnection>, watched: &impl Watched) -> End {
@@ -192,11 +210,4 @@ impl Connection {
             }
         }
     }
-}
-
-fn refuse() -> Answer {
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections: not stored");
-    let mut answer = problem.into_response();
-    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    answer
 }

@@ -198,10 +198,12 @@ impl Metrics {
 }
 
 /// What a request asks for, as far as it is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Target {
-    route: &'static str,
-    method: &'static str,
+    /// The path, with a name in place of an id.
+    pub route: &'static str,
+    /// The method.
+    pub method: &'static str,
 }
 
 impl Target {

@@ -12,6 +12,7 @@ mod metrics;
 mod openapi;
 mod page;
 mod problem;
+mod requests;
 mod retention;
 mod routes;
 mod stream;
@@ -32,10 +33,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
 
 use self::admission::{Admission, Place};
 use self::connection::{Connection, ConnectionLimits};
 use self::metrics::Metrics;
+use self::requests::RequestLog;
 use self::routes::Routes;
 use self::stream::{Hub, heartbeat_within};
 use self::tls::Tls;
@@ -101,8 +104,8 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let access = secrets.into_access(&store).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     if access.is_some() && tls.is_none() && !address.ip().is_loopback() {
-        eprintln!(
-            "warning: passwords and tokens cross the network unencrypted, unless a proxy before this server encrypts"
+        warn!(
+            "passwords and tokens cross the network unencrypted, unless a proxy before this server encrypts"
         );
     }
     let dispatcher = Dispatcher::start(&alerts, &store);
@@ -117,7 +120,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let routes = routes(&options, store, access, alerts, metrics);
     let mut following = pin!(Arc::clone(&routes.hub).run(routes.store.clone()));
     let mut server = Server::new(&options, listener, routes, tls.clone());
-    eprintln!("listening on {scheme}://{address}");
+    info!(%address, "listening on {scheme}://{address}");
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready(&format!("listening on {scheme}://{address}"));
     {
@@ -136,6 +139,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
         }
     }
     supervisor.stopping();
+    info!("stopping: the requests at hand are finished first");
     let deadline = Instant::now() + options.drain_timeout;
     let connections = server.drain();
     let connections_deadline = deadline - options.drain_timeout / CLOSING_SHARE;
@@ -146,7 +150,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = draining => {}
-        () = shutdown.requested() => eprintln!("stopping at once"),
+        () = shutdown.requested() => warn!("stopping at once"),
     }
     timeout_at(deadline, writer.close())
         .await
@@ -176,8 +180,8 @@ async fn hung_up(hangup: &mut Option<Signal>) {
 
 fn reload(tls: Option<&Tls>) {
     match tls.map(Tls::reload) {
-        Some(Ok(())) => eprintln!("the certificate was read again"),
-        Some(Err(error)) => eprintln!("the certificate stays as it was: {error:#}"),
+        Some(Ok(())) => info!("the certificate was read again"),
+        Some(Err(error)) => warn!("the certificate stays as it was: {error:#}"),
         None => {}
     }
 }
@@ -224,7 +228,7 @@ fn raise_file_limit(connections: usize) -> anyhow::Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum })
         .context("cannot raise the limit of open files")?;
     if raised < wanted {
-        eprintln!(
+        warn!(
             "the system allows {raised} open files: fewer connections than --max-connections {connections}"
         );
     }
@@ -246,6 +250,7 @@ fn routes(
         alerts,
         hub: Arc::new(hub),
         metrics,
+        log: RequestLog::default(),
         exposes_metrics: options.metrics.is_none(),
         body_limit_bytes: options.body_limit.0,
         body_timeout: options.body_timeout,
@@ -296,7 +301,7 @@ impl Server {
                 }
                 // The connection is gone already, or there are no more file descriptors.
                 Err(error) => {
-                    eprintln!("cannot accept a connection: {error}");
+                    warn!("cannot accept a connection: {error}");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -335,6 +340,7 @@ impl Server {
 async fn wait_for(mut connections: JoinSet<()>, deadline: Instant) {
     let all = async { while connections.join_next().await.is_some() {} };
     if timeout_at(deadline, all).await.is_err() {
-        eprintln!("{} connections were cut: they did not end in time", connections.len());
+        let connections = connections.len();
+        warn!(connections, "{connections} connections were cut: they did not end in time");
     }
 }

@@ -19,12 +19,15 @@ pub struct Problem {
     detail: String,
     errors: Vec<MemberError>,
     header: Option<Box<(HeaderName, HeaderValue)>>,
+    /// What is for the log alone.
+    cause: Option<String>,
 }
 
 impl Problem {
     /// A problem with a sentence of detail, which never shows internals.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
-        let problem = Problem { status, detail: detail.into(), errors: Vec::new(), header: None };
+        let problem =
+            Problem { status, detail: detail.into(), errors: Vec::new(), header: None, cause: None };
         if status == StatusCode::SERVICE_UNAVAILABLE {
             return problem.with_header(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
         }
@@ -40,6 +43,15 @@ impl Problem {
     /// The same, with a header.
     pub fn with_header(self, name: HeaderName, value: HeaderValue) -> Problem {
         Problem { header: Some(Box::new((name, value))), ..self }
+    }
+
+    /// What the service failed at, for its log; none where the request was at fault.
+    pub fn reason(&self) -> Option<String> {
+        let failed = self.status.is_server_error();
+        failed.then(|| match &self.cause {
+            Some(cause) => format!("{}: {cause}", self.detail),
+            None => self.detail.clone(),
+        })
     }
 
     /// The response that tells it.
@@ -103,19 +115,23 @@ impl From<AppendError> for Problem {
     }
 }
 
-/// The operator reads the reason on standard error; a client is told what it means for it.
+/// The operator reads the reason in the log; a client is told what it means for it.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         match error {
-            StoreError::Full(_) => {
-                Problem::new(StatusCode::INSUFFICIENT_STORAGE, "the store has no space left: not stored")
-                    .with_header(RETRY_AFTER, RETRY_AFTER_SECONDS.into())
+            StoreError::Full(cause) => {
+                let problem =
+                    Problem::new(StatusCode::INSUFFICIENT_STORAGE, "the store has no space left: not stored")
+                        .with_header(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+                Problem { cause: Some(cause), ..problem }
             }
+            // Its reason may repeat what the request holds, which is not for the log either.
             StoreError::Refused(_) => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store refuses this request")
             }
-            StoreError::Unavailable(_) => {
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer")
+            StoreError::Unavailable(cause) => {
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer");
+                Problem { cause: Some(cause), ..problem }
             }
         }
     }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::content::Content;
 use super::metrics::{EventOutcome, Metrics, Target};
 use super::problem::Problem;
+use super::requests::{Answered, RequestLog, origin_of};
 use super::stream::{self, Hub};
 use super::{health_alert, listing, openapi, page, token, upload};
 use crate::alert::Alerts;
@@ -43,6 +44,8 @@ pub struct Routes {
     pub hub: Arc<Hub>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is logged of requests.
+    pub log: RequestLog,
     /// Whether the metrics are told here, and not at an address of their own.
     pub exposes_metrics: bool,
     /// The largest body, in bytes.
@@ -59,14 +62,21 @@ impl Routes {
         let begun = Instant::now();
         let (head, body) = request.into_parts();
         let target = Target::of(&head.method, head.uri.path());
+        let origin = origin_of(&head.headers);
         let mut unread = Some(body);
         let answer = self.route(head, &mut unread, client, draining).await;
-        let mut answer = answer.unwrap_or_else(Problem::into_response);
+        let mut reason = None;
+        let mut answer = answer.unwrap_or_else(|problem| {
+            reason = problem.reason();
+            problem.into_response()
+        });
         if unread.is_some_and(|body| !body.is_end_stream()) {
             // What is left of the body must not be taken for the next request.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        self.metrics.answered(target, answer.status(), begun.elapsed());
+        let (status, took) = (answer.status(), begun.elapsed());
+        self.metrics.answered(target, status, took);
+        self.log.answered(Answered { target, client, status, took, origin, reason });
         answer
     }
 

@@ -5,12 +5,15 @@ use std::net::IpAddr;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::json;
+use tracing::warn;
 
 use super::problem::Problem;
+use super::requests::{origin_of, trace_of};
 use super::routes::{Answer, json_response, uncached};
 use super::upload::check_encoding;
 use crate::auth::grant::Grant;
 use crate::auth::{Denied, GrantError, Issuer, Tokens};
+use crate::core::trace::TraceParent;
 
 /// The largest form, in bytes.
 pub const FORM_LIMIT_BYTES: usize = 8 << 10;
@@ -29,6 +32,13 @@ pub async fn answer(
         Ok(grant) => issuer.grant(grant, address).await,
         Err(error) => Err(error),
     };
+    if matches!(granted, Err(GrantError::RefreshTokenReused)) {
+        warn!(
+            client = %address,
+            trace_id = trace_of(origin_of(headers).as_ref()).map(TraceParent::trace_id),
+            "a refresh token was used twice: all that stem from the same login are revoked"
+        );
+    }
     granted.map(granted_answer).or_else(refusal)
 }
 
@@ -81,6 +91,9 @@ fn refusal(error: GrantError) -> Result<Answer, Problem> {
             ("invalid_client", "name or password of HTTP Basic are wrong or missing")
         }
         GrantError::InvalidGrant(description) => ("invalid_grant", description),
+        GrantError::RefreshTokenReused => {
+            ("invalid_grant", "the refresh token was used before: log in again")
+        }
         GrantError::TooManyAttempts(wait) => {
             let problem =
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many attempts of this name or address");

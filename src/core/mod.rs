@@ -13,3 +13,4 @@ pub mod schedule;
 pub mod secret;
 pub mod text;
 pub mod timestamp;
+pub mod trace;

@@ -1,6 +1,9 @@
 //! Text from outside, made safe to show.
 
 use std::fmt::Write;
+use std::io;
+
+use serde_json::ser::Formatter;
 
 /// Whether a character could do more to a terminal than appear on it: C0, DEL, C1, direction marks and
 /// overrides, line and paragraph separators.
@@ -32,6 +35,27 @@ pub fn excerpt(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         Some((end, _)) => printable(&text[..end]) + "…",
         None => printable(text),
+    }
+}
+
+/// JSON in which the characters that a terminal obeys are escapes. JSON itself escapes only C0.
+pub struct PrintableFormatter;
+
+impl Formatter for PrintableFormatter {
+    fn write_string_fragment<W: io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(position) = rest.find(is_unsafe) {
+            let (before, after) = rest.split_at(position);
+            let character = after.chars().next().unwrap_or_default();
+            // All unsafe characters are below U+10000, where one escape of four digits is enough.
+            write!(writer, "{before}\\u{:04x}", u32::from(character))?;
+            rest = &after[character.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hyper::Uri;
 use hyper::header::{AUTHORIZATION, HeaderValue};
+use tracing::warn;
 
 use crate::auth::client::{FetchError, GrantType, TokenKeeper, bearer};
 use crate::auth::grant::Credentials;
@@ -32,8 +33,8 @@ pub fn http_client(options: &PropagateOptions) -> anyhow::Result<HttpClient> {
     let ClientTlsOptions { cacert, cert, key, insecure_skip_verify } = &options.tls;
     let trust = match (cacert, insecure_skip_verify) {
         (_, true) => {
-            eprintln!(
-                "warning: --insecure-skip-verify: whoever stands between here and the receiver can read and change what is sent"
+            warn!(
+                "--insecure-skip-verify: whoever stands between here and the receiver can read and change what is sent"
             );
             Trust::Anyone
         }
@@ -134,6 +135,6 @@ fn warn_of_plain_text(endpoint: &Endpoint) {
     let host = endpoint.0.host().unwrap_or_default();
     let local = host == "localhost" || host.starts_with("127.") || host == "[::1]";
     if endpoint.0.scheme_str() == Some("http") && !local {
-        eprintln!("warning: passwords and tokens go to {host} unencrypted: give an https URL");
+        warn!("passwords and tokens go to {host} unencrypted: give an https URL");
     }
 }

@@ -14,6 +14,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use super::metrics::Metrics;
 use super::source::Outgoing;
@@ -21,6 +22,7 @@ use crate::cli::{PropagateOptions, ReportFormat};
 use crate::core::hint::Hint;
 use crate::core::metrics::{Summary, Window};
 use crate::core::timestamp::Timestamp;
+use crate::logging::write_within;
 
 /// Reports that wait to be printed; beyond them, sending waits.
 const REPORTS_AHEAD: usize = 1024;
@@ -144,6 +146,8 @@ fn progress_of(options: &PropagateOptions) -> Option<Progress> {
     };
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
     bar.set_style(ProgressStyle::with_template(template).expect("the template is well formed"));
+    let drawn = bar.clone();
+    write_within(move |write| drawn.suspend(write));
     Some(Progress { bar, counts_events: options.count.is_some(), started: Instant::now() })
 }
 
@@ -191,7 +195,7 @@ impl Printer {
             Report::Invalid(problem) => {
                 self.summary.rejected += 1;
                 self.metrics.settled(Fate::Rejected);
-                self.above_progress(|| eprintln!("not an event: {problem} of standard input"));
+                warn!("not an event: {problem} of standard input");
                 Ok(())
             }
         }
@@ -285,13 +289,6 @@ impl Printer {
         let elapsed = u64::try_from(progress.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         progress.bar.set_position(if progress.counts_events { done } else { elapsed });
         progress.bar.suspend(|| self.output.flush())
-    }
-
-    fn above_progress(&self, print: impl FnOnce()) {
-        match &self.progress {
-            Some(progress) => progress.bar.suspend(print),
-            None => print(),
-        }
     }
 }
 

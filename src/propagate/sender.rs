@@ -1,5 +1,6 @@
 //! From an event to its fate: requests, and retries of what may pass.
 
+use std::env;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 use hyper::{Method, Request, StatusCode, Uri};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::login::Authorization;
@@ -18,11 +20,14 @@ use crate::auth::client::FetchError;
 use crate::cli::{Endpoint, PropagateOptions};
 use crate::client::{self, HttpClient, is_transient, retry_after};
 use crate::core::backoff::Backoff;
+use crate::core::trace::{TraceParent, is_trace_state};
 
 /// Waits between retries, unless the receiver asks for longer ones.
 pub const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10) };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Delivers events to one endpoint.
 pub struct Sender {
@@ -30,6 +35,8 @@ pub struct Sender {
     authorization: Authorization,
     endpoint: Uri,
     headers: HeaderMap,
+    /// What the environment says of the trace that the sends belong to.
+    trace: Option<TraceParent>,
     retries: u32,
     reports: mpsc::Sender<Report>,
     hurry: watch::Receiver<bool>,
@@ -52,11 +59,14 @@ impl Sender {
         reports: mpsc::Sender<Report>,
         hurry: watch::Receiver<bool>,
     ) -> Sender {
+        let mut headers = headers_of(options);
+        let trace = trace_of_environment(&mut headers);
         Sender {
             http,
             authorization,
             endpoint: options.endpoint.0.clone(),
-            headers: headers_of(options),
+            headers,
+            trace,
             retries: options.retries,
             reports,
             hurry,
@@ -70,12 +80,15 @@ impl Sender {
         let jitter = scheduled.elapsed();
         let mut token_renewed = false;
         for retry in 0.. {
+            // A step of its own for each send, so that a retry can be told from what it repeats.
+            let trace = self.trace.map(TraceParent::child);
             let sent = Instant::now();
             let answer = tokio::select! {
-                answer = self.post(&event, &key) => answer,
+                answer = self.post(&event, &key, trace) => answer,
                 () = told(&mut hurry) => return self.report(Report::GivenUp(event)).await,
             };
             let (latency, latency_from_schedule) = (sent.elapsed(), scheduled.elapsed());
+            log(&answer, latency, retry, trace);
             let verdict = tokio::select! {
                 verdict = self.judge(&answer, retry, &mut token_renewed) => verdict,
                 () = told(&mut hurry) => return self.report(Report::GivenUp(event)).await,
@@ -109,6 +122,7 @@ impl Sender {
             *request.uri_mut() = health.0.clone();
             request.headers_mut().extend(self.headers.clone());
             request.headers_mut().remove(CONTENT_TYPE);
+            insert_trace(request.headers_mut(), self.trace.map(TraceParent::child));
             problem = match self.exchange(request).await.status {
                 Ok(status) if status.is_success() => return Ok(()),
                 Ok(status) => format!("status {status}"),
@@ -121,7 +135,7 @@ impl Sender {
         Err(problem)
     }
 
-    async fn post(&self, event: &Outgoing, key: &str) -> Answer {
+    async fn post(&self, event: &Outgoing, key: &str, trace: Option<TraceParent>) -> Answer {
         let body = Bytes::copy_from_slice(event.body.as_bytes());
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
@@ -129,6 +143,7 @@ impl Sender {
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
         headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_str(key).expect("a UUID is visible ASCII"));
+        insert_trace(headers, trace);
         let (authorization, token_generation) = self.authorization.current();
         headers.extend(authorization.map(|authorization| (AUTHORIZATION, authorization)));
         Answer { token_generation, ..self.exchange(request).await }
@@ -189,4 +204,41 @@ fn headers_of(options: &PropagateOptions) -> HeaderMap {
         headers.append(header.name.clone(), header.value.clone());
     }
     headers
+}
+
+/// The trace that the environment names, as OpenTelemetry has it for programs that are started by others; its state
+/// joins the headers. A header that was asked for goes before it.
+fn trace_of_environment(headers: &mut HeaderMap) -> Option<TraceParent> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let text = variable("TRACEPARENT").filter(|_| !headers.contains_key(TRACEPARENT))?;
+    let Some(trace) = text.to_str().and_then(TraceParent::parse) else {
+        warn!("TRACEPARENT is not sent on: it is not valid");
+        return None;
+    };
+    if let Some(state) = variable("TRACESTATE").filter(|_| !headers.contains_key(TRACESTATE)) {
+        match state.to_str().filter(|state| is_trace_state(state)).map(HeaderValue::from_str) {
+            Some(Ok(state)) => drop(headers.insert(TRACESTATE, state)),
+            _ => warn!("TRACESTATE is not sent on: it is not valid"),
+        }
+    }
+    Some(trace)
+}
+
+fn insert_trace(headers: &mut HeaderMap, trace: Option<TraceParent>) {
+    if let Some(trace) = trace {
+        let value = HeaderValue::from_str(&trace.to_string()).expect("digits and dashes fit into a header");
+        headers.insert(TRACEPARENT, value);
+    }
+}
+
+fn log(answer: &Answer, latency: Duration, retry: u32, trace: Option<TraceParent>) {
+    debug!(
+        status = answer.status.as_ref().ok().map(StatusCode::as_u16),
+        error = answer.status.as_ref().err(),
+        duration_ms = latency.as_micros() as f64 / 1e3,
+        retry,
+        trace_id = trace.map(TraceParent::trace_id),
+        span_id = trace.map(TraceParent::parent_id),
+        "sent"
+    );
 }

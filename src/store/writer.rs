@@ -11,6 +11,7 @@ use anyhow::Context;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tokio::sync::oneshot;
+use tracing::{error, info};
 
 use super::backend::{Append, Backend, Outcome, StoreError};
 use super::{AppendError, Reservation};
@@ -314,13 +315,13 @@ impl WriterThread {
     fn run(mut self) {
         while let Some(work) = self.queue.take() {
             let Err(failure) = self.settle(work) else { continue };
-            eprintln!("the store takes no writes: {failure}");
+            error!("the store takes no writes: {failure}");
             self.queue.metrics.failures.inc();
             self.queue.fail(&failure).refuse(&failure);
             if !self.recover() {
                 break;
             }
-            eprintln!("the store takes writes again");
+            info!("the store takes writes again");
         }
     }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 const SUBCOMMANDS: [&str; 6] = ["consume", "propagate", "init_db", "tail", "alert_test", "manual"];
 /// Each uses none of those before it.
-const BELOW_SUBCOMMANDS: [&str; 8] =
-    ["alert", "auth", "store", "client", "exposition", "systemd", "tls", "shutdown"];
+const BELOW_SUBCOMMANDS: [&str; 9] =
+    ["alert", "auth", "store", "client", "exposition", "systemd", "tls", "shutdown", "logging"];
 const SQL_CRATES: [&str; 3] = ["rusqlite", "postgres", "mysql"];
 const NOT_IN_CORE: [&str; 7] = ["rusqlite", "postgres", "mysql", "hyper", "rustls", "clap", "tokio"];
 const MAY_USE_CLAP: [&str; 4] = ["main", "cli", "config", "manual"];

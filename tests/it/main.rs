@@ -10,6 +10,7 @@ mod durability;
 mod examples;
 mod init_db;
 mod layout;
+mod logs;
 mod manual;
 mod metrics;
 mod openapi;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::Stdio;
 
 use tempfile::tempdir;
 
@@ -161,9 +162,8 @@ fn propagate_tells_what_it_sends() {
     });
     let mut command = eventctl(directory.path());
     let endpoint = receiver.url("/event");
-    let arguments =
-        ["propagate", "--endpoint", &endpoint, "--period", "20ms", "--metrics", "127.0.0.1:0", "-q"];
-    let mut process = Process::start(command.args(arguments));
+    let arguments = ["propagate", "--endpoint", &endpoint, "--period", "20ms", "--metrics", "127.0.0.1:0"];
+    let mut process = Process::start(command.args(arguments).stdout(Stdio::null()));
     let address = metrics_address(&mut process);
     let samples = wait_until(|| {
         let samples = scrape(address);

@@ -474,7 +474,8 @@ fn every_flag_has_a_text_and_an_environment_variable() {
 
 #[test]
 fn the_environment_variables_have_the_names_that_the_design_gives_them() {
-    const NAMED: [(&str, &str); 14] = [
+    const NAMED: [(&str, &str); 15] = [
+        ("log-level", "RUST_LOG"),
         ("health-alert-receiver", "HEALTH_ALERT_RECEIVER"),
         ("smtp-host", "SMTP_HOST"),
         ("smtp-port", "SMTP_PORT"),

@@ -9,6 +9,7 @@ use hyper::body::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tracing::warn;
 
 use super::pieces::{Lane, PIECE_BYTES, next_piece};
 use crate::consume::problem::Problem;
@@ -191,7 +192,7 @@ impl Hub {
                 }
                 Err(error) => {
                     if !failed {
-                        eprintln!("streams wait for the store: {error}");
+                        warn!("streams wait for the store: {error}");
                     }
                     sleep(FAILURE_PAUSE).await;
                 }

@@ -60,6 +60,11 @@ impl Process {
         Process { child, stderr, reading: Some(reading) }
     }
 
+    /// Starts a command whose standard error goes where the command says.
+    pub fn start_unheard(command: &mut Command) -> Process {
+        Process { child: command.spawn().unwrap(), stderr: Arc::default(), reading: None }
+    }
+
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }

@@ -1,0 +1,163 @@
+//! Lines on standard error about what happens: to read on a terminal, JSON elsewhere.
+//!
+//! Only what this program says itself is logged. What its packages would say holds whatever clients send, in words
+//! that nobody here has read.
+
+mod line;
+mod queue;
+
+use std::io::{self, IsTerminal};
+use std::panic;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber, enabled, error};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+
+pub use self::line::LineFormat;
+use self::line::Style;
+use self::queue::LineQueue;
+pub use self::queue::write_within;
+
+/// The name of this program in the names of its parts.
+const OWN: &str = "eventctl";
+
+/// How long the last lines may take to be written when the program ends.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
+
+/// How much to log, and how.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// The form of lines; as a terminal needs it, or not, where there is none.
+    pub format: Option<LineFormat>,
+    /// What to log.
+    pub levels: LogLevels,
+}
+
+/// From which level on lines are logged, for all and for parts of the program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogLevels(Targets);
+
+impl LogLevels {
+    /// The same level for all.
+    pub fn all(level: LevelFilter) -> LogLevels {
+        LogLevels(Targets::new().with_target(OWN, level))
+    }
+}
+
+/// Reads the directives of `RUST_LOG`: `debug`, `eventctl::store=debug`, or several with commas between.
+///
+/// What is not named stays at `info`; parts of other programs are passed over.
+impl FromStr for LogLevels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogLevels, String> {
+        const EXPECTED: &str = "expected a level, off, error, warn, info, debug or trace, \
+            or levels of parts such as `warn,eventctl::store=debug`";
+        let is_own = |target: &str| target == OWN || target.starts_with("eventctl::");
+        let mut everything = LevelFilter::INFO;
+        let mut parts = Vec::new();
+        for directive in text.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
+            let level_of = |name: &str| name.parse().ok().filter(|_| !name.is_empty()).ok_or(EXPECTED);
+            match directive.split_once('=') {
+                Some((target, level)) => parts.push((target.trim(), level_of(level.trim())?)),
+                None if is_own(directive) => parts.push((directive, LevelFilter::TRACE)),
+                None => everything = level_of(directive)?,
+            }
+        }
+        let own = parts.into_iter().filter(|(target, _)| is_own(target));
+        Ok(LogLevels(Targets::new().with_target(OWN, everything).with_targets(own)))
+    }
+}
+
+/// The log of the program; dropping it writes the last lines.
+#[must_use]
+pub struct Log(Arc<LineQueue>);
+
+/// Starts to log, once in a process.
+///
+/// # Errors
+/// The system gives no thread for it.
+pub fn start(settings: &LogSettings) -> anyhow::Result<Log> {
+    let style = Style::new(settings.format, io::stderr().is_terminal());
+    let queue = LineQueue::start(style)?;
+    let lines = Lines { style, queue: Arc::clone(&queue) };
+    let subscriber = tracing_subscriber::registry().with(settings.levels.0.clone()).with(lines);
+    tracing::subscriber::set_global_default(subscriber)?;
+    let print_panic = panic::take_hook();
+    panic::set_hook(Box::new(
+        move |panic| {
+            if enabled!(Level::ERROR) { error!("{panic}") } else { print_panic(panic) }
+        },
+    ));
+    Ok(Log(queue))
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush(FLUSH_TIME);
+    }
+}
+
+/// Makes lines of events.
+struct Lines {
+    style: Style,
+    queue: Arc<LineQueue>,
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.queue.push(&self.style.line_of(event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn levels(text: &str) -> LogLevels {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn levels_are_of_all_or_of_parts() {
+        let store = |text: &str, level| levels(text).0.would_enable("eventctl::store::writer", &level);
+        let consume = |text: &str, level| levels(text).0.would_enable("eventctl::consume", &level);
+        for text in ["", " ", ",", "info", "INFO", "3", "sqlx=trace", "h2=trace,eventctl::tail=off"] {
+            assert!(consume(text, Level::INFO) && !consume(text, Level::DEBUG), "{text}");
+        }
+        assert!(
+            store("eventctl::store=debug", Level::DEBUG) && !consume("eventctl::store=debug", Level::DEBUG)
+        );
+        assert!(store("warn, eventctl::store=trace", Level::TRACE));
+        assert!(!consume("warn, eventctl::store=trace", Level::INFO));
+        assert!(
+            consume("off,eventctl::consume", Level::TRACE) && !store("off,eventctl::consume", Level::ERROR)
+        );
+        assert!(!consume("off", Level::ERROR));
+    }
+
+    #[test]
+    fn packages_are_never_heard() {
+        for text in ["trace", "h2=trace", "hyper", "eventctl=trace,h2=trace", "trace,eventctlx=trace"] {
+            let Ok(levels) = text.parse::<LogLevels>() else { continue };
+            for target in ["h2", "h2::proto", "hyper_util::client", "mysql", "rustls", ""] {
+                assert!(!levels.0.would_enable(target, &Level::ERROR), "{text} {target}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_neither_a_level_nor_a_part_is_refused() {
+        for wrong in
+            ["verbose", "hyper", "info;debug", "eventctl=loud", "eventctl=", "eventctl::store=-1", "6"]
+        {
+            let message = wrong.parse::<LogLevels>().unwrap_err();
+            assert!(message.starts_with("expected a level"), "{wrong}: {message}");
+        }
+    }
+}
