@@ -6,6 +6,7 @@
 mod line;
 mod queue;
 
+use std::env;
 use std::io::{self, IsTerminal};
 use std::panic;
 use std::str::FromStr;
@@ -89,11 +90,14 @@ pub fn start(settings: &LogSettings) -> anyhow::Result<Log> {
     let subscriber = tracing_subscriber::registry().with(settings.levels.0.clone()).with(lines);
     tracing::subscriber::set_global_default(subscriber)?;
     let print_panic = panic::take_hook();
-    panic::set_hook(Box::new(
-        move |panic| {
-            if enabled!(Level::ERROR) { error!("{panic}") } else { print_panic(panic) }
-        },
-    ));
+    panic::set_hook(Box::new(move |panic| {
+        // Who asks for a backtrace gets it in Rust's own form.
+        if enabled!(Level::ERROR) && env::var_os("RUST_BACKTRACE").is_none() {
+            error!("{panic}");
+        } else {
+            print_panic(panic);
+        }
+    }));
     Ok(Log(queue))
 }
 

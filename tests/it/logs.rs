@@ -88,13 +88,13 @@ fn text_is_written_where_it_is_asked_for_and_json_where_auto_is() {
     assert_eq!(error, "invalid value `xml` for `--log-format`: expected one of auto, text, json");
 }
 
-/// What a run that warns at its start and prints no more than a summary shows on a terminal.
+/// What a run that warns at its start shows on a terminal.
 fn on_a_terminal(arguments: &str, variable: (&str, &str)) -> String {
     let directory = tempdir().unwrap();
     write_file(directory.path(), "events.json", r#"[{"event_type": "a", "event_payload": "b"}]"#);
     let receiver = Receiver::start(|_, _| Reply::created());
     let command = format!(
-        "exec '{}' propagate --insecure-skip-verify --count 1 --endpoint {} {arguments}",
+        "stty cols 80; exec '{}' propagate --insecure-skip-verify --period 20ms --endpoint {} {arguments}",
         env!("CARGO_BIN_EXE_eventctl"),
         receiver.url("/event"),
     );
@@ -110,16 +110,30 @@ fn on_a_terminal(arguments: &str, variable: (&str, &str)) -> String {
 #[test]
 fn a_terminal_gets_text_in_colours_unless_it_is_told_otherwise() {
     const WARNING: &str = "--insecure-skip-verify: whoever";
-    let colored = on_a_terminal("-q", ("TERM", "xterm"));
+    let colored = on_a_terminal("--count 1 -q", ("TERM", "xterm"));
     assert!(colored.contains(&format!("\u{1b}[33m WARN\u{1b}[0m {WARNING}")), "{colored}");
-    for arguments in ["-q", "-q --log-format text"] {
+    for arguments in ["--count 1 -q", "--count 1 -q --log-format text"] {
         let plain = on_a_terminal(arguments, ("NO_COLOR", "1"));
         let (time, _) = plain.split_once(&format!("  WARN {WARNING}")).unwrap_or_else(|| panic!("{plain}"));
         assert_is_timestamp(time.lines().last().unwrap());
     }
-    let json = on_a_terminal("-q --log-format json", ("TERM", "xterm"));
+    let json = on_a_terminal("--count 1 -q --log-format json", ("TERM", "xterm"));
     let line = json.lines().find(|line| line.contains(WARNING)).unwrap();
     assert_eq!(object(line)["level"], "WARN");
+}
+
+#[test]
+fn a_bar_on_the_terminal_makes_room_for_lines() {
+    let shown = on_a_terminal("--count 20 -q -vv", ("TERM", "xterm"));
+    assert!(shown.contains('░') && shown.contains('█'), "there is no bar: {shown}");
+    // Where a time stands, a line begins, or one that was cleared.
+    let times = shown.match_indices("\u{1b}[2m20").map(|(at, _)| &shown[..at]);
+    let places: Vec<&str> = times.collect();
+    assert_eq!(places.len(), 1 + 20, "{shown}");
+    assert!(
+        places.iter().all(|before| before.ends_with(['\n', '\r', 'K']) || before.is_empty()),
+        "{shown:?}"
+    );
 }
 
 #[test]
@@ -261,7 +275,7 @@ fn a_reader_that_stops_holds_nothing_up_and_is_told_how_many_lines_were_lost() {
     let directory = tempdir().unwrap();
     let (mut process, address, log) = verbose_server(directory.path());
     // Several times what the pipe and the program keep.
-    flood(address, 20_000);
+    flood(address, 12_000);
     // A reader that goes on.
     let mut lines = log.lines().map(|line| object(&line.unwrap()));
     let mut read = 0;
@@ -274,7 +288,7 @@ fn a_reader_that_stops_holds_nothing_up_and_is_told_how_many_lines_were_lost() {
         })
         .unwrap();
     let lost: usize = lost.parse().unwrap();
-    assert_eq!(read + lost, 20_000);
+    assert_eq!(read + lost, 12_000);
     flood(address, 100);
     process.signal(Signal::TERM);
     assert_eq!(lines.filter(|line| line["message"] == "answered 200").count(), 100);
