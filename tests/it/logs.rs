@@ -4,9 +4,13 @@ mod silence;
 mod traces;
 
 use std::io::{BufRead, BufReader, Read, Write};
+
+use std::iter;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -276,8 +280,10 @@ fn a_reader_that_stops_holds_nothing_up_and_is_told_how_many_lines_were_lost() {
     let (mut process, address, log) = verbose_server(directory.path());
     // Several times what the pipe and the program keep.
     flood(address, 12_000);
-    // A reader that goes on.
-    let mut lines = log.lines().map(|line| object(&line.unwrap()));
+    // A reader that goes on, and does not wait for ever.
+    let (tx, rx) = mpsc::channel();
+    thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| tx.send(line)));
+    let mut lines = iter::from_fn(|| rx.recv_timeout(PATIENCE).ok()).map(|line| object(&line));
     let mut read = 0;
     let lost = lines
         .by_ref()
