@@ -69,7 +69,7 @@ fn environment(container: &Value) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn every_manifest_is_applied() {
+fn every_manifest_is_applied_and_the_image_is_of_this_version() {
     let listed: BTreeSet<String> = strings(&kustomization()["resources"]).into_iter().collect();
     let files = fs::read_dir(examples().join("kubernetes")).unwrap();
     let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -77,6 +77,10 @@ fn every_manifest_is_applied() {
     let manifests = names.filter(|name| name.ends_with(".yaml") && !others.contains(&name.as_str()));
     assert_eq!(manifests.collect::<BTreeSet<_>>(), listed);
     assert_eq!(kustomization()["images"][0]["newTag"], env!("CARGO_PKG_VERSION"));
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let build =
+        concat!("docker build -f examples/docker/Dockerfile -t eventctl:", env!("CARGO_PKG_VERSION"), " .\n");
+    assert!(readme.contains(build), "the README builds another version");
 }
 
 #[test]
