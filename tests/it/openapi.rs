@@ -3,6 +3,7 @@
 mod document;
 mod generate;
 mod situations;
+mod values;
 mod wire;
 
 use std::collections::BTreeSet;

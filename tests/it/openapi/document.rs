@@ -270,8 +270,8 @@ fn without_content(described: &Value) -> Result<(), String> {
 fn from_text(text: &str) -> Value {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let integer = is_integer.then(|| serde_json::from_str(text).ok()).flatten();
-    integer.unwrap_or_else(|| Value::String(text.to_owned()))
+    let integer = text.parse::<i64>().map(Value::from).or_else(|_| text.parse::<u64>().map(Value::from));
+    integer.ok().filter(|_| is_integer).unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 /// A member's name inside of a JSON pointer.

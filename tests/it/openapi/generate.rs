@@ -1,62 +1,13 @@
-//! Requests made up from the document: what its schemas allow, what is just beyond, and what no schema tells.
+//! Requests made up from the document: such that fit, such that nearly do, and such that HTTP does not allow.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fastrand::Rng;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::document::{DOCUMENT, Operation, escaped};
+use super::values::{Values, with_escapes};
 use super::wire::{Expectation, Framing, Request};
-
-/// Texts of all kinds; whether one fits is for a schema to say.
-const TEXTS: [&str; 46] = [
-    "",
-    "message",
-    "a",
-    " ",
-    "é😀",
-    "\u{202e}\u{feff}\u{10ffff}",
-    "a\0b",
-    "\"\\\n\r\t",
-    "null",
-    "0",
-    "-1",
-    "1001",
-    "+5",
-    "9223372036854775807",
-    "9223372036854775808",
-    "0x10",
-    "key",
-    "another key",
-    "~!@#$%^&*()",
-    "mess*",
-    "[a-z]?",
-    "[!a]",
-    "[^]]x",
-    "[]]",
-    "[",
-    "[]",
-    "[!]",
-    "a[b",
-    "x]",
-    "1h 30m",
-    "0.5",
-    "1000y",
-    "3days 4hours",
-    "5",
-    "yesterday",
-    "-5s",
-    "5 parsecs",
-    "2024-01-15T12:00:00Z",
-    "2024-01-15t12:00:00.123456789+01:00",
-    "2024-13-01T00:00:00Z",
-    "2024-01-15",
-    "password",
-    "client_credentials",
-    "refresh_token",
-    "scope",
-    "{}",
-];
 
 /// Values of `Accept`.
 const ACCEPTED: [&str; 8] = [
@@ -72,7 +23,7 @@ const ACCEPTED: [&str; 8] = [
 
 /// Makes up requests.
 pub struct Generator {
-    random: Rng,
+    values: Values,
     /// What lets a request in, where anything is asked for.
     pub token: Option<String>,
     /// Name and password of HTTP Basic.
@@ -82,15 +33,7 @@ pub struct Generator {
 impl Generator {
     pub fn new(random: Rng, token: Option<String>) -> Generator {
         let basic = format!("Basic {}", STANDARD.encode("ada:correct-horse-battery"));
-        Generator { random, token, basic }
-    }
-
-    fn one_in(&mut self, count: u32) -> bool {
-        self.random.u32(..count) == 0
-    }
-
-    fn choose<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
-        choices[self.random.usize(..choices.len())]
+        Generator { values: Values { random }, token, basic }
     }
 
     /// A request of an operation.
@@ -106,8 +49,8 @@ impl Generator {
             fits &= self.add_body(operation, &mut request);
             fits &= path != "/token" || request.headers.iter().all(|(name, _)| name != "Content-Encoding");
         }
-        if self.one_in(3) {
-            let accepted = self.choose(&ACCEPTED);
+        if self.values.one_in(3) {
+            let accepted = self.values.choose(&ACCEPTED);
             request = request.header("Accept", accepted);
         }
         fits &= self.add_authorization(&mut request);
@@ -125,8 +68,9 @@ impl Generator {
         }
         let listed = operation.path.as_ref().map_or_else(Vec::new, |path| DOCUMENT.methods_of(path));
         loop {
-            let method =
-                self.choose(&["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"]);
+            let method = self
+                .values
+                .choose(&["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"]);
             if !listed.iter().any(|listed| listed == method) {
                 return method.to_owned();
             }
@@ -138,7 +82,7 @@ impl Generator {
         let Some(path) = &operation.path else {
             let other =
                 ["/events", "//event", "/event/1/2", "/Health", "/health/x", "/%65vent", "/openapi.yaml"];
-            return (self.choose(&other).to_owned(), false);
+            return (self.values.choose(&other).to_owned(), false);
         };
         let mut path = path.clone();
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -157,7 +101,7 @@ impl Generator {
                 }
                 "query" => {
                     has_query = true;
-                    if self.one_in(3) {
+                    if self.values.one_in(3) {
                         query.append_pair(name, &value);
                         named.push((name.to_owned(), value));
                         // What no schema tells: the limit of a pattern is in bytes.
@@ -167,17 +111,17 @@ impl Generator {
                 _ => {}
             }
         }
-        if self.one_in(20) {
+        if self.values.one_in(20) {
             query.append_pair("unknown", "1");
             fits &= !has_query;
         }
         if let Some((name, value)) = named.first()
-            && self.one_in(20)
+            && self.values.one_in(20)
         {
             query.append_pair(name, value);
             fits = false;
         }
-        if self.one_in(10) && path != "/" {
+        if self.values.one_in(10) && path != "/" {
             path.push('/');
         }
         let query = query.finish();
@@ -187,8 +131,8 @@ impl Generator {
     /// A value for a parameter, as text.
     fn parameter(&mut self, pointer: &str, parameter: &Value) -> String {
         let value = match parameter.get("example") {
-            Some(example) if self.one_in(3) => example.clone(),
-            _ => self.value(&format!("{pointer}/schema")),
+            Some(example) if self.values.one_in(3) => example.clone(),
+            _ => self.values.value(&format!("{pointer}/schema")),
         };
         value.as_str().map_or_else(|| value.to_string(), str::to_owned)
     }
@@ -196,14 +140,16 @@ impl Generator {
     fn add_key(&mut self, operation: &Operation, request: &mut Request) -> bool {
         let parameters = DOCUMENT.parameters(operation);
         let mut headers = parameters.iter().filter(|(_, parameter)| parameter["in"] == "header");
-        let Some((pointer, parameter)) = headers.next().filter(|_| self.one_in(2)) else { return true };
+        let Some((pointer, parameter)) = headers.next().filter(|_| self.values.one_in(2)) else {
+            return true;
+        };
         let name = parameter["name"].as_str().unwrap();
         let value = self.parameter(pointer, parameter);
         // The rest cannot be sent in a header, or does not arrive as it is.
         if value.chars().any(char::is_control) || value.trim() != value {
             return true;
         }
-        let twice = self.one_in(20);
+        let twice = self.values.one_in(20);
         for _ in 0..=usize::from(twice) {
             request.headers.push((name.to_owned(), value.clone().into_bytes()));
         }
@@ -214,17 +160,17 @@ impl Generator {
         let Some((pointer, described)) = DOCUMENT.follow(&format!("{}/requestBody", operation.pointer))
         else {
             // Nothing is made of it.
-            if self.one_in(10) {
+            if self.values.one_in(10) {
                 request.body = b"{}".to_vec();
             }
             return true;
         };
         let types: Vec<&String> = described["content"].as_object().unwrap().keys().collect();
-        let media_type = types[self.random.usize(..types.len())].clone();
+        let media_type = types[self.values.random.usize(..types.len())].clone();
         let pointer = format!("{pointer}/content/{}", escaped(&media_type));
         let (body, mut fits) = self.body(&pointer, &media_type);
         request.body = body;
-        let named = match self.random.u32(..40) {
+        let named = match self.values.random.u32(..40) {
             0 => Some("text/plain"),
             1 => Some("application/json; charset=latin1"),
             _ => None,
@@ -232,14 +178,14 @@ impl Generator {
         if let Some(other) = named.filter(|_| media_type != "application/x-www-form-urlencoded") {
             fits = false;
             request.headers.push(("Content-Type".to_owned(), other.into()));
-        } else if media_type != "application/json" || self.one_in(2) {
+        } else if media_type != "application/json" || self.values.one_in(2) {
             request.headers.push(("Content-Type".to_owned(), media_type.into_bytes()));
         }
-        if self.one_in(30) {
+        if self.values.one_in(30) {
             request.headers.push(("Content-Encoding".to_owned(), b"gzip".to_vec()));
             fits = false;
         }
-        match self.random.u32(..20) {
+        match self.values.random.u32(..20) {
             0..3 => request.framing = Framing::Chunked,
             3 => {
                 request.framing = Framing::CutOff;
@@ -247,7 +193,7 @@ impl Generator {
             }
             _ => {}
         }
-        if self.one_in(20) && request.framing != Framing::CutOff {
+        if self.values.one_in(20) && request.framing != Framing::CutOff {
             request.headers.push(("Expect".to_owned(), b"100-continue".to_vec()));
         }
         fits
@@ -260,21 +206,22 @@ impl Generator {
         }
         let item = format!("{pointer}/x-itemSchema");
         if DOCUMENT.root().pointer(&item).is_some() {
-            let lines: Vec<Value> = (0..self.random.usize(..4)).map(|_| self.mutated(&item)).collect();
+            let lines: Vec<Value> =
+                (0..self.values.random.usize(..4)).map(|_| self.values.mutated(&item)).collect();
             let fits = !lines.is_empty() && lines.iter().all(|line| DOCUMENT.validate(&item, line).is_ok());
-            let end = self.choose(&["\n", "\r\n", "\n\n"]);
+            let end = self.values.choose(&["\n", "\r\n", "\n\n"]);
             return (lines.iter().map(|line| line.to_string() + end).collect::<String>().into_bytes(), fits);
         }
         let schema = format!("{pointer}/schema");
-        let value = self.mutated(&schema);
+        let value = self.values.mutated(&schema);
         let fits = DOCUMENT.validate(&schema, &value).is_ok();
-        let text = if self.one_in(4) { with_escapes(&value) } else { value.to_string() };
-        if self.one_in(4) { (self.spoilt(text), false) } else { (text.into_bytes(), fits) }
+        let text = if self.values.one_in(4) { with_escapes(&value) } else { value.to_string() };
+        if self.values.one_in(4) { (self.values.spoilt(text), false) } else { (text.into_bytes(), fits) }
     }
 
     fn form(&mut self, pointer: &str) -> (Vec<u8>, bool) {
         let schema = format!("{pointer}/schema");
-        let value = self.mutated(&schema);
+        let value = self.values.mutated(&schema);
         let members = value.as_object().cloned().unwrap_or_default();
         let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let mut pairs: Vec<(String, String)> =
@@ -283,159 +230,18 @@ impl Generator {
             pairs.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
         let mut fits = DOCUMENT.validate(&schema, &Value::Object(object)).is_ok();
         let doubled = pairs.iter().find(|(_, value)| !value.is_empty()).cloned();
-        if let Some(doubled) = doubled.filter(|_| self.one_in(15)) {
+        if let Some(doubled) = doubled.filter(|_| self.values.one_in(15)) {
             pairs.push(doubled);
             fits = false;
         }
         (form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into_bytes(), fits)
     }
 
-    /// A value of a schema, or one that is near it.
-    fn mutated(&mut self, pointer: &str) -> Value {
-        let mut value = self.value(pointer);
-        if self.one_in(3) {
-            self.mutate(&mut value);
-        }
-        value
-    }
-
-    fn mutate(&mut self, value: &mut Value) {
-        let inside = match value {
-            Value::Array(items) if !items.is_empty() => {
-                let index = self.random.usize(..items.len());
-                items.get_mut(index)
-            }
-            Value::Object(members) if !members.is_empty() => {
-                let index = self.random.usize(..members.len());
-                let name = members.keys().nth(index).unwrap().clone();
-                match self.random.u32(..6) {
-                    0 => drop(members.remove(&name)),
-                    1 => drop(members.insert("unknown/~member".to_owned(), json!([1, null]))),
-                    2 => drop(members.insert(name.to_uppercase(), json!("a"))),
-                    _ => {}
-                }
-                members.get_mut(&name)
-            }
-            _ => None,
-        };
-        match inside {
-            Some(inside) if self.one_in(2) => self.mutate(inside),
-            _ if self.one_in(2) => {
-                let others =
-                    [json!(null), json!(true), json!(1e300), json!([]), json!({}), json!(""), json!([[[]]])];
-                *value = others[self.random.usize(..others.len())].clone();
-            }
-            _ => {}
-        }
-    }
-
-    /// A value that a schema may well allow.
-    fn value(&mut self, pointer: &str) -> Value {
-        let limit = DOCUMENT.root().pointer(pointer).and_then(|schema| schema.get("maxLength")?.as_u64());
-        let (pointer, schema) = DOCUMENT.follow(pointer).unwrap();
-        if let Some(limit) = limit.filter(|_| self.one_in(4)) {
-            let length = usize::try_from(limit).unwrap() + self.random.usize(..3) - 1;
-            return self.choose(&["x", "é", "*"]).repeat(length).into();
-        }
-        if let Some(constant) = schema.get("const") {
-            return constant.clone();
-        }
-        let branches =
-            ["oneOf", "anyOf"].into_iter().find_map(|name| Some((name, schema.get(name)?.as_array()?)));
-        let branch =
-            branches.map(|(name, all)| format!("{pointer}/{name}/{}", self.random.usize(..all.len())));
-        let kind = schema.get("type").and_then(Value::as_str);
-        match (kind, branch) {
-            (Some("object"), branch) => {
-                let mut members = self.members(&pointer);
-                members.extend(branch.map(|branch| self.members(&branch)).into_iter().flatten());
-                Value::Object(members)
-            }
-            (None, Some(branch)) => self.value(&branch),
-            (Some("array"), _) => {
-                let length = if self.one_in(10) { 0 } else { self.random.usize(1..4) };
-                (0..length).map(|_| self.value(&format!("{pointer}/items"))).collect()
-            }
-            (Some("integer"), _) => self.integer(schema),
-            _ => self.text(),
-        }
-    }
-
-    fn members(&mut self, pointer: &str) -> Map<String, Value> {
-        let schema = DOCUMENT.root().pointer(pointer).unwrap();
-        let properties = schema.get("properties").and_then(Value::as_object);
-        let required = schema.get("required").and_then(Value::as_array);
-        let mut members = Map::new();
-        for name in properties.into_iter().flat_map(|properties| properties.keys()) {
-            let constant = schema["properties"][name].get("const").is_some();
-            if constant && !self.one_in(10)
-                || required.is_some_and(|required| required.contains(&json!(name)))
-                || self.one_in(10)
-            {
-                let value = self.value(&format!("{pointer}/properties/{}", escaped(name)));
-                members.insert(name.clone(), value);
-            }
-        }
-        members
-    }
-
-    fn integer(&mut self, schema: &Value) -> Value {
-        let (minimum, maximum) = (schema["minimum"].as_i64(), schema["maximum"].as_i64());
-        match self.random.u32(..8) {
-            0 => json!(minimum.unwrap_or(0)),
-            1 => json!(maximum.unwrap_or(0)),
-            2 => json!(minimum.unwrap_or(0).saturating_sub(1)),
-            3 => maximum.map_or(json!(0), |maximum| json!(i128::from(maximum) as u64 + 1)),
-            4 => self.text(),
-            _ => json!(self.random.u32(1..30)),
-        }
-    }
-
-    fn text(&mut self) -> Value {
-        match self.random.u32(..20) {
-            0..4 => (0..self.random.usize(..20)).map(|_| self.random.char(..)).collect::<String>().into(),
-            4..8 => self.choose(&["message", "ada", "correct-horse-battery"]).into(),
-            _ => TEXTS[self.random.usize(..TEXTS.len())].into(),
-        }
-    }
-
-    /// What no schema tells, for it is no JSON or not all of it is seen: never taken.
-    fn spoilt(&mut self, text: String) -> Vec<u8> {
-        let mut bytes = text.clone().into_bytes();
-        let at = self.random.usize(..=bytes.len());
-        match self.random.u32(..11) {
-            0 => bytes.insert(at, 0xff),
-            1 => bytes.truncate(text.trim_end().len().saturating_sub(1)),
-            2 => bytes.extend(b"x"),
-            3 => bytes = [b"\xef\xbb\xbf", &bytes[..]].concat(),
-            4 => bytes.clear(),
-            5 => bytes = b" \n\t ".to_vec(),
-            6 => bytes = "[".repeat(self.random.usize(1..5000)).into_bytes(),
-            7 => bytes = (0..30).map(|_| self.random.u8(..)).chain([0xff]).collect(),
-            8 if self.one_in(10) => bytes.resize((1 << 20) + 1, b' '),
-            9 if text.contains("\":\"") => {
-                bytes = text.replacen("\":\"", "\":\"\\ud800", 1).into_bytes();
-            }
-            _ => {
-                // A member that is given twice.
-                let doubled = text.find('{').zip(text.find(':')).filter(|(brace, colon)| brace < colon);
-                match doubled {
-                    Some((brace, colon)) => {
-                        let member = format!("{{{}:[\"a\"],", &text[brace + 1..colon]);
-                        bytes = text.replacen('{', &member, 1).into_bytes();
-                    }
-                    None => bytes.push(b','),
-                }
-            }
-        }
-        bytes
-    }
-
     /// Adds what lets the request in, or something near it; whether the request fits with it.
     fn add_authorization(&mut self, request: &mut Request) -> bool {
         let is_token = request.operation.path.as_deref() == Some("/token");
         if is_token {
-            let value = match self.random.u32(..4) {
+            let value = match self.values.random.u32(..4) {
                 0 => return true,
                 1 => "Basic !".to_owned(),
                 _ => self.basic.clone(),
@@ -446,7 +252,7 @@ impl Generator {
         let Some(token) = self.token.clone() else { return true };
         let guarded = DOCUMENT.is_guarded(&request.operation) || request.operation.method.is_none();
         let bearer = format!("Bearer {token}");
-        let values = match self.random.u32(..12) {
+        let values = match self.values.random.u32(..12) {
             0 => Vec::new(),
             1 => vec![format!("{bearer}x")],
             2 => vec!["Bearer".to_owned()],
@@ -464,7 +270,7 @@ impl Generator {
 
     /// Makes something of the head that HTTP does not allow; whether it was left as it was.
     fn spoil_head(&mut self, request: &mut Request) -> bool {
-        match self.random.u32(..60) {
+        match self.values.random.u32(..60) {
             0 => request.headers.push(("Host".to_owned(), b"test".to_vec())),
             1 => drop(request.headers.remove(0)),
             2 => request.headers[0].1 = b"a b@c".to_vec(),
@@ -486,17 +292,4 @@ impl Generator {
         }
         false
     }
-}
-
-/// JSON with everything beyond ASCII escaped, and with blanks.
-fn with_escapes(value: &Value) -> String {
-    let mut text = String::new();
-    for character in format!(" {value:#}\r\n").chars() {
-        if character.is_ascii() {
-            text.push(character);
-        } else {
-            character.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}"));
-        }
-    }
-    text
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use super::document::{DOCUMENT, Operation, Seen};
@@ -112,7 +112,41 @@ pub fn everything_is_asked_for_in_turn() -> Seen {
     client.send(&Request::new(&operation("HEAD /event/{id}"), "HEAD", "/event/99"));
     client.send(&Request::new(&operation("other /event/{id}"), "DELETE", "/event/x"));
     sweep(&mut client, None);
+    ask_at_the_limits(&mut client);
     client.seen
+}
+
+/// Sends each parameter as small, large or long as it may be, and as it may not be.
+fn ask_at_the_limits(client: &mut Client) {
+    for request in one_of_each().into_iter().filter(|request| request.operation.method.is_some()) {
+        for (pointer, parameter) in DOCUMENT.parameters(&request.operation) {
+            let name = parameter["name"].as_str().unwrap();
+            for value in at_the_limits(&parameter["schema"]) {
+                let fits = DOCUMENT.validate_text(&format!("{pointer}/schema"), &value).is_ok();
+                let expectation = if fits { Expectation::Fits } else { Expectation::DoesNotFit };
+                let request = Request { expectation, ..request.clone() };
+                let request = match parameter["in"].as_str().unwrap() {
+                    "header" => request.header(name, &value),
+                    "query" => Request { target: format!("{}?{name}={value}", request.target), ..request },
+                    _ => Request { target: request.target.replace("/1", &format!("/{value}")), ..request },
+                };
+                client.send(&request);
+            }
+        }
+    }
+}
+
+fn at_the_limits(schema: &Value) -> Vec<String> {
+    let limit = |name: &str| schema[name].as_i64().map(i128::from);
+    let lengths = [
+        limit("minLength").map(|least| least - 1),
+        limit("maxLength"),
+        limit("maxLength").map(|most| most + 1),
+    ];
+    let lengths = lengths.into_iter().flatten().map(|length| "x".repeat(usize::try_from(length).unwrap()));
+    let least = limit("minimum").into_iter().flat_map(|least| [least, least - 1]);
+    let numbers = least.chain(limit("maximum").into_iter().flat_map(|most| [most, most + 1]));
+    lengths.chain(numbers.map(|number| number.to_string())).collect()
 }
 
 pub fn events_are_followed() -> Seen {
