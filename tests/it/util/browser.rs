@@ -46,17 +46,7 @@ pub struct Browser {
 impl Browser {
     /// Starts one, with a profile that nobody has used. `EVENTCTL_TEST_CHROMEDRIVER` is its driver.
     pub fn start() -> Browser {
-        let driver = std::env::var_os("EVENTCTL_TEST_CHROMEDRIVER")
-            .expect("EVENTCTL_TEST_CHROMEDRIVER is missing: see .ci/servers");
-        let mut driver = Process::start(Command::new(driver).arg("--port=0").stdout(Stdio::piped()));
-        let mut stdout = BufReader::new(driver.child().stdout.take().unwrap());
-        let port = loop {
-            let mut line = String::new();
-            assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "the driver has ended: {}", driver.stderr());
-            if let Some((_, port)) = line.trim_end().rsplit_once("successfully on port ") {
-                break port.trim_end_matches('.').parse().unwrap();
-            }
-        };
+        let (driver, stdout, port) = (0..10).find_map(|_| start_driver()).expect("the driver finds no port");
         let profile = tempdir().unwrap();
         let profile_argument = format!("--user-data-dir={}", profile.path().display());
         let arguments: Vec<&str> = ARGUMENTS.into_iter().chain([profile_argument.as_str()]).collect();
@@ -68,6 +58,8 @@ impl Browser {
             _profile: profile,
         };
         let capabilities = json!({
+            // Certificates of tests are their own.
+            "acceptInsecureCerts": true,
             "goog:chromeOptions": {"args": arguments},
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
         });
@@ -170,5 +162,24 @@ impl Browser {
         let response = connection.receive().unwrap();
         assert_eq!(response.status, 200, "{path} {body}: {}", response.text());
         response.json()["value"].take()
+    }
+}
+
+/// Starts the driver; none where the port that it chose for IPv4 is taken for IPv6.
+fn start_driver() -> Option<(Process, BufReader<ChildStdout>, u16)> {
+    let driver = std::env::var_os("EVENTCTL_TEST_CHROMEDRIVER")
+        .expect("EVENTCTL_TEST_CHROMEDRIVER is missing: see .ci/servers");
+    let mut driver = Process::start(Command::new(driver).arg("--port=0").stdout(Stdio::piped()));
+    let mut stdout = BufReader::new(driver.child().stdout.take().unwrap());
+    loop {
+        let mut line = String::new();
+        if stdout.read_line(&mut line).unwrap() == 0 {
+            driver.wait();
+            assert!(driver.stderr().contains("Address already in use"), "{}", driver.stderr());
+            return None;
+        }
+        if let Some((_, port)) = line.trim_end().rsplit_once("successfully on port ") {
+            return Some((driver, stdout, port.trim_end_matches('.').parse().unwrap()));
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::util::browser::ENTER;
 use crate::util::{Consume, eventctl};
 
 use super::super::start;
+use super::super::tls::Secured;
 use super::{ROWS, STATE, fill, open, store_many, texts};
 
 #[test]
@@ -27,6 +28,18 @@ fn events_appear_as_they_arrive() {
     let counts = browser.run("return document.querySelector('#counts').textContent");
     assert_eq!(counts, "4 shown, 3 arrived since the page was opened");
     assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+#[ignore = "needs the browser of .ci/servers"]
+fn events_appear_over_http_2_as_well() {
+    let secured = Secured::start(&[]);
+    let browser = open(&secured.server);
+    browser.wait_for("performance.getEntriesByType('navigation')[0].nextHopProtocol", "h2");
+    for (event_type, rows) in [("a", &["1 a x"][..]), ("b", &["2 b x", "1 a x"])] {
+        assert_eq!(secured.http1().post_event(event_type, "x").status, 201);
+        browser.wait_for(ROWS, texts(rows));
+    }
 }
 
 #[test]
