@@ -10,6 +10,7 @@ use sha2::{Sha256, Sha384, Sha512};
 use tempfile::{TempDir, tempdir};
 
 use crate::util::http::event;
+use crate::util::sse::EventStream;
 use crate::util::{Consume, write_secret};
 
 use super::access::assert_invalid_token;
@@ -480,4 +481,23 @@ fn the_key_of_the_settings_goes_before_that_of_the_store() {
     assert!(!lets_in(&server, &of_store));
     let draft = Draft::of(&log_in(&server).access);
     assert!(lets_in(&server, &draft.signed()));
+}
+
+#[test]
+fn a_stream_ends_when_its_token_does() {
+    let (_directory, server) = start_with_key();
+    let draft = Draft::of(&log_in(&server).access);
+    let token = draft.claim("exp", now() + 3).signed();
+    let authorization = format!("Bearer {token}");
+    let headers = [("Authorization", authorization.as_str())];
+    let mut stream = EventStream::open(server.connect(), "", &headers);
+    assert_eq!(stream.try_event().unwrap(), None);
+    assert!(now() >= draft.claims["iat"].as_i64().unwrap() + 2, "the stream ended too early");
+    assert_invalid_token(&server.connect().request("GET", "/event/stream", &headers, b""));
+}
+
+#[test]
+fn no_stream_opens_without_a_token() {
+    let (_directory, server) = start_with_key();
+    assert_eq!(server.connect().get("/event/stream").status, 401);
 }

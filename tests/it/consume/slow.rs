@@ -87,7 +87,7 @@ fn trickle(connections: &mut [SlowConnection], more: &[u8]) -> Vec<Vec<u16>> {
 }
 
 /// Lets this process open as many files as the test needs.
-fn raise_file_limit() {
+pub fn raise_file_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_some_and(|current| current < FILES) {
         let raised = maximum.map_or(FILES, |maximum| maximum.min(FILES));
@@ -96,7 +96,7 @@ fn raise_file_limit() {
 }
 
 /// The most memory that a server has had, in KiB.
-fn peak_memory_kib(server: &Consume) -> usize {
+pub fn peak_memory_kib(server: &Consume) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", server.process.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()

@@ -1,5 +1,8 @@
 //! `GET /event/stream`: each event once, in order, whatever happens to reader, server and store.
 
+mod endings;
+mod readers;
+
 use std::thread;
 
 use serde_json::json;

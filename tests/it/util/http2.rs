@@ -69,6 +69,23 @@ impl Http2Connection {
         })
     }
 
+    /// A response whose body goes on, with that body.
+    pub fn open_stream(&mut self, path: &str) -> hyper::Response<hyper::body::Incoming> {
+        let request = Request::get(format!("https://test{path}")).body(Full::default()).unwrap();
+        self.runtime
+            .block_on(async {
+                self.requests.ready().await?;
+                self.requests.send_request(request).await
+            })
+            .unwrap()
+    }
+
+    /// Some more of such a body; none at its clean end.
+    pub fn read_some(&mut self, body: &mut hyper::body::Incoming) -> hyper::Result<Option<Bytes>> {
+        let frame = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, body.frame()).await });
+        Ok(frame.unwrap().transpose()?.map(|frame| frame.into_data().unwrap()))
+    }
+
     pub fn get(&mut self, path: &str) -> Response {
         self.try_request("GET", path, &[], b"").unwrap()
     }

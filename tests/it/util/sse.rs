@@ -47,6 +47,8 @@ pub struct EventStream<S = TcpStream> {
     /// The head of its response.
     pub response: Response,
     received: Vec<u8>,
+    /// How much of that has been looked at.
+    seen: usize,
     /// Where the client would go on.
     pub last_event_id: String,
     /// How many blocks had a comment and nothing else.
@@ -60,20 +62,23 @@ impl<S: Read + Write> EventStream<S> {
         assert_eq!(response.status, 200, "{response:?}");
         assert_eq!(response.header("transfer-encoding"), Some("chunked"), "{response:?}");
         let received = Vec::new();
-        EventStream { connection, response, received, last_event_id: String::new(), heartbeats: 0 }
+        EventStream { connection, response, received, seen: 0, last_event_id: String::new(), heartbeats: 0 }
     }
 
     /// The next block; none at the clean end of the stream.
     pub fn try_block(&mut self) -> io::Result<Option<Block>> {
         loop {
-            if let Some(end) = self.received.windows(2).position(|pair| pair == b"\n\n") {
-                let block: Vec<u8> = self.received.drain(..end + 2).collect();
-                let block = Block::parse(str::from_utf8(&block).unwrap());
+            let unseen = &self.received[self.seen..];
+            if let Some(end) = unseen.windows(2).position(|pair| pair == b"\n\n") {
+                let block = Block::parse(str::from_utf8(&unseen[..end]).unwrap());
+                self.seen += end + 2;
                 self.last_event_id = block.id.clone().unwrap_or_else(|| self.last_event_id.clone());
                 self.heartbeats +=
                     usize::from(block == Block { comments: block.comments, ..Block::default() });
                 return Ok(Some(block));
             }
+            self.received.drain(..self.seen);
+            self.seen = 0;
             match self.connection.receive_chunk()? {
                 Some(chunk) => self.received.extend(chunk),
                 None => {
