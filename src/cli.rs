@@ -562,11 +562,11 @@ pub struct PropagateOptions {
     pub log: LogOptions,
 }
 
-/// Who `propagate` is to the receiver.
+/// Who `propagate` and `tail` are to a server.
 #[derive(Debug, Args)]
 pub struct LoginOptions {
-    /// Fetch a token with this name and its password before the first send, and
-    /// a new one before it runs out
+    /// Fetch a token with this name and its password before the first request,
+    /// and a new one before it runs out
     #[arg(long, value_name = "NAME", value_parser = parse_username)]
     pub username: Option<String>,
 
@@ -595,14 +595,14 @@ pub struct LoginOptions {
     pub token: Option<Secret>,
 }
 
-/// How `propagate` encrypts.
+/// How `propagate` and `tail` encrypt.
 #[derive(Debug, Args)]
 pub struct ClientTlsOptions {
     /// Trust the authorities in this PEM file instead of those of the web
     #[arg(long, value_name = "FILE")]
     pub cacert: Option<PathBuf>,
 
-    /// Show the receiver this certificate, as PEM
+    /// Show the server this certificate, as PEM
     #[arg(long, value_name = "FILE")]
     pub cert: Option<PathBuf>,
 
@@ -610,7 +610,7 @@ pub struct ClientTlsOptions {
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
 
-    /// Talk to any receiver, whatever its certificate
+    /// Talk to any server, whatever its certificate
     #[arg(long)]
     pub insecure_skip_verify: bool,
 }
@@ -640,6 +640,11 @@ pub struct TailOptions {
     /// mysql://USER@HOST/DATABASE
     #[arg(long, env = "DATABASE_URL", default_value = "events.db", value_name = "URL")]
     pub db: StoreLocation,
+
+    /// Show what a consume elsewhere has stored, instead of a store: its URL,
+    /// such as https://HOST:8000
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<Endpoint>,
 
     /// How many of the newest events to show, or `all` [default: 10; all with
     /// --after or --since]
@@ -682,6 +687,14 @@ pub struct TailOptions {
     /// When to colour text; NO_COLOR in the environment turns `auto` off
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
+
+    /// Who asks, with --endpoint.
+    #[command(flatten, next_help_heading = "Access")]
+    pub login: LoginOptions,
+
+    /// Encryption, with --endpoint.
+    #[command(flatten, next_help_heading = "TLS")]
+    pub tls: ClientTlsOptions,
 
     /// What is logged, and how.
     #[command(flatten, next_help_heading = "Log")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Bytes};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
@@ -69,15 +69,50 @@ impl HttpClient {
     /// # Errors
     /// The connection fails, or the response does not arrive in time.
     pub async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
-        let exchange = async {
-            let response = self.client.request(request).await;
-            let response = response.map_err(|error| match certificate_problem(&error, "--cacert") {
-                Some(problem) => anyhow::anyhow!(problem),
-                None => error.into(),
-            })?;
-            let (head, body) = response.into_parts();
-            Ok(Response::from_parts(head, read_to_end(body).await?))
-        };
+        self.in_time(async {
+            let (head, body) = self.request(request).await?.into_parts();
+            Ok(Response::from_parts(head, read_to_end(body, RESPONSE_LIMIT_BYTES).await?))
+        })
+        .await
+    }
+
+    /// Sends a request and reads the response, whose body must not be longer than the limit.
+    ///
+    /// # Errors
+    /// The connection fails, or the response is too long or does not arrive in time.
+    pub async fn exchange_within(
+        &self,
+        request: Request<Full<Bytes>>,
+        limit_bytes: usize,
+    ) -> anyhow::Result<Response<Bytes>> {
+        self.in_time(async {
+            let (head, body) = self.request(request).await?.into_parts();
+            let body = read_to_end(body, limit_bytes).await?;
+            if body.len() > limit_bytes {
+                bail!("the response is longer than {limit_bytes} bytes");
+            }
+            Ok(Response::from_parts(head, body))
+        })
+        .await
+    }
+
+    /// Sends a request whose response goes on: its head.
+    ///
+    /// # Errors
+    /// The connection fails, or there is no response in time.
+    pub async fn open(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+        self.in_time(self.request(request)).await
+    }
+
+    async fn request(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+        let response = self.client.request(request).await;
+        response.map_err(|error| match certificate_problem(&error, "--cacert") {
+            Some(problem) => anyhow::anyhow!(problem),
+            None => error.into(),
+        })
+    }
+
+    async fn in_time<T>(&self, exchange: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         timeout(self.timeout, exchange)
             .await
             .unwrap_or_else(|_| bail!("no response within {}", humantime::format_duration(self.timeout)))
@@ -156,7 +191,7 @@ async fn exchange_on(
     let exchange = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
         // Some receivers take it amiss when they cannot finish what they say.
-        let _ = timeout(LINGER_TIME, read_to_end(body)).await;
+        let _ = timeout(LINGER_TIME, read_to_end(body, RESPONSE_LIMIT_BYTES)).await;
         Ok(Response::from_parts(head, ()))
     };
     let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
@@ -171,14 +206,15 @@ async fn exchange_on(
     }
 }
 
-/// Reads a body so that its connection can be used again, unless it is too long.
+/// Reads a body so that its connection can be used again, unless it is too long: then somewhat more than the limit.
 async fn read_to_end(
     mut body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
+    limit_bytes: usize,
 ) -> anyhow::Result<Bytes> {
     let mut content: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
         content.extend_from_slice(frame?.data_ref().map_or(&[], |data| data));
-        if content.len() > RESPONSE_LIMIT_BYTES {
+        if content.len() > limit_bytes {
             break;
         }
     }

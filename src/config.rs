@@ -19,7 +19,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command as CliCommand};
 use crate::core::hint::{Hint, hinted};
 use crate::core::secret::check_private;
 use crate::core::text::excerpt;
@@ -51,8 +51,12 @@ pub fn read(arguments: &[OsString]) -> anyhow::Result<Settings> {
     if let Ok(matches) = &matches {
         refuse_secrets_in_arguments(&command, matches)?;
     }
-    match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => Ok(Settings::Run(Box::new(cli))),
+    let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, matches)));
+    match cli {
+        Ok((mut cli, matches)) => {
+            choose_what_to_show(&mut cli, &matches)?;
+            Ok(Settings::Run(Box::new(cli)))
+        }
         Err(error) if !error.use_stderr() => Ok(Settings::Print(error)),
         Err(error) => Err(explain(&error, arguments, &layers)),
     }
@@ -99,6 +103,26 @@ fn refuse_secrets_in_arguments(command: &Command, matches: &ArgMatches) -> anyho
     let variable = secret.get_env().unwrap_or_default().to_string_lossy();
     let problem = format!("`--{long}` on the command line would show it to every user of this machine");
     Err(hinted(problem, format!("give --{long}-file, or set {variable}")))
+}
+
+/// A store has a default, so that the parser cannot tell whether both it and an endpoint are given: of the two, that on
+/// the command line wins, and else the endpoint.
+fn choose_what_to_show(cli: &mut Cli, matches: &ArgMatches) -> anyhow::Result<()> {
+    let CliCommand::Tail(options) = &mut cli.command else { return Ok(()) };
+    let Some((_, matches)) = matches.subcommand() else { return Ok(()) };
+    let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    match (given("db"), given("endpoint")) {
+        (true, true) => {
+            return Err(hinted("both `--db` and `--endpoint` are given", "give one of them"));
+        }
+        (true, false) => options.endpoint = None,
+        (false, _) => {}
+    }
+    if options.endpoint.is_some() && options.alerts {
+        let problem = "`--alerts` cannot be shown by `--endpoint`: alerts are not told over HTTP";
+        return Err(hinted(problem, "give --db URL, the store that the consume there uses"));
+    }
+    Ok(())
 }
 
 type Variables = BTreeMap<String, String>;

@@ -3,13 +3,13 @@
 //! ```text
 //! consume:    bytes → TLS → routes (limits, access) → Event::parse → Store::append → COMMIT → 201
 //! propagate:  file  → schedule → sender (token, retry) → response → report
-//! tail:       store → query → printer
+//! tail:       store, or a `consume` elsewhere → query → printer
 //! alerts:     rules → outbox in the store → dispatcher → mail, Slack, Discord, webhooks
 //! ```
 //!
 //! Dependencies point down this list, never up: `main`, the subcommands (`consume`, `propagate`, `init_db`, `tail`,
-//! `alert_test`, `manual`), `alert`, `auth`, `store`, `client`, `exposition`, `systemd`, `tls`, `shutdown`, `logging`,
-//! `core`. The subcommands do not know each other. SQL stands in `store` alone, the command line's library in `main`, `cli`,
+//! `alert_test`, `manual`), `login`, `alert`, `auth`, `store`, `client`, `exposition`, `systemd`, `tls`, `shutdown`,
+//! `logging`, `core`. The subcommands do not know each other. SQL stands in `store` alone, the command line's library in `main`, `cli`,
 //! `config` and `manual` alone.
 
 pub mod alert;
@@ -23,6 +23,7 @@ pub mod core;
 pub mod exposition;
 pub mod init_db;
 pub mod logging;
+pub mod login;
 pub mod manual;
 pub mod propagate;
 pub mod shutdown;

@@ -1,5 +1,6 @@
 //! `eventctl tail`: shows stored events, and follows them.
 
+mod remote;
 mod stats;
 
 use std::env;
@@ -13,8 +14,11 @@ use serde_json::json;
 use serde_json::ser::Serializer;
 use tracing::warn;
 
-use crate::cli::{Color, EventFormat, Lines, TailOptions};
+use self::remote::{Interruption, Message, Remote};
+use crate::cli::{Color, Endpoint, EventFormat, Lines, TailOptions};
+use crate::core::backoff::Backoff;
 use crate::core::event::StoredEvent;
+use crate::core::hint::{Hint, Hinted};
 use crate::core::query::Query;
 use crate::core::text::{PrintableFormatter, printable};
 use crate::core::timestamp::Timestamp;
@@ -23,6 +27,9 @@ use crate::store::backend::{Delivery, DeliveryState, Reader, StoreError, TypeSta
 
 /// How long a follower waits between two looks: a new event shows well within 100 ms.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(25);
+
+/// Waits between two tries to open a stream again.
+const RECONNECTION: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(5) };
 
 /// How many events are read at once.
 const PAGE: usize = 1000;
@@ -38,28 +45,64 @@ const DEFAULT_LINES: usize = 10;
 /// # Errors
 /// The store cannot be read, or nothing can be printed.
 pub fn run(options: &TailOptions) -> anyhow::Result<()> {
-    let reader = store::open_reader(&options.db)?;
+    let mut source = match &options.endpoint {
+        Some(endpoint) => Source::Remote(Box::new(Remote::open(options, endpoint)?)),
+        None => Source::Store(store::open_reader(&options.db)?),
+    };
     let output = io::stdout().lock();
     let mut printer = Printer::new(options, output.is_terminal(), BufWriter::new(output));
+    let name = name_of(options);
     if options.stats {
-        return show_statistics(options, reader, &mut printer)
-            .with_context(|| format!("cannot show `{}`", options.db));
+        let shown = show_statistics(options, source.reader(), &mut printer);
+        return source.explain(shown.with_context(|| format!("cannot show `{name}`")));
     }
     if options.alerts {
-        return show_alerts(options, reader, &mut printer)
-            .with_context(|| format!("cannot show `{}`", options.db));
+        return show_alerts(options, source.reader(), &mut printer)
+            .with_context(|| format!("cannot show `{name}`"));
     }
-    let mut tail = Tail { options, reader, printer, horizon: None, printed: None };
-    tail.show().with_context(|| format!("cannot show `{}`", options.db))?;
+    let mut tail = Tail { options, source, printer, horizon: None, printed: None };
+    let shown = tail.show().with_context(|| format!("cannot show `{name}`"));
+    tail.source.explain(shown)?;
     if options.follow {
-        tail.follow().with_context(|| format!("cannot follow `{}`", options.db))?;
+        let followed = tail.follow().with_context(|| format!("cannot follow `{name}`"));
+        tail.source.explain(followed)?;
     }
     Ok(())
 }
 
+/// What is shown.
+fn name_of(options: &TailOptions) -> String {
+    options.endpoint.as_ref().map_or_else(|| options.db.to_string(), Endpoint::to_string)
+}
+
+/// Where events come from.
+enum Source {
+    Store(Box<dyn Reader>),
+    Remote(Box<Remote>),
+}
+
+impl Source {
+    fn reader(&mut self) -> &mut dyn Reader {
+        match self {
+            Source::Store(reader) => reader.as_mut(),
+            Source::Remote(remote) => remote.as_mut(),
+        }
+    }
+
+    /// Adds what to do about a failure that does not say so itself.
+    fn explain<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        match (result, self) {
+            (Err(error), Source::Remote(remote)) if Hinted::find(&error).is_none() => {
+                Err(error).hint(remote.hint())
+            }
+            (result, _) => result,
+        }
+    }
+}
+
 fn show_statistics(
     options: &TailOptions,
-    mut reader: Box<dyn Reader>,
+    reader: &mut dyn Reader,
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<()> {
     let statistics = reader.statistics(&query_of(options))?;
@@ -90,7 +133,7 @@ fn query_of(options: &TailOptions) -> Query {
 
 fn show_alerts(
     options: &TailOptions,
-    mut reader: Box<dyn Reader>,
+    reader: &mut dyn Reader,
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<()> {
     let limit = match options.lines.unwrap_or(Lines::Newest(DEFAULT_LINES)) {
@@ -106,7 +149,7 @@ fn show_alerts(
 /// Events on their way from a store to the output.
 struct Tail<'a, W: Write> {
     options: &'a TailOptions,
-    reader: Box<dyn Reader>,
+    source: Source,
     printer: Printer<W>,
     /// The newest event, of whatever type, when the store was last looked at.
     horizon: Option<StoredEvent>,
@@ -133,6 +176,9 @@ impl<W: Write> Tail<'_, W> {
 
     /// Prints what is stored from now on. A store that goes away is waited for.
     fn follow(&mut self) -> anyhow::Result<()> {
+        if matches!(self.source, Source::Remote(_)) {
+            return self.follow_stream();
+        }
         let mut away = false;
         loop {
             thread::sleep(FOLLOW_PAUSE);
@@ -140,13 +186,68 @@ impl<W: Write> Tail<'_, W> {
                 Ok(()) => away = false,
                 Err(error) if error.is::<StoreError>() => {
                     if !away {
-                        warn!("waiting for `{}`: {error}", self.options.db);
+                        warn!("waiting for `{}`: {error}", name_of(self.options));
                     }
                     away = true;
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Prints what a service tells from now on. A stream that breaks off is opened again where it was.
+    fn follow_stream(&mut self) -> anyhow::Result<()> {
+        let mut position = self.horizon.as_ref().map_or(0, |horizon| horizon.id);
+        let mut failures = 0;
+        loop {
+            let interrupted = match self.read_stream(&mut position, &mut failures) {
+                Ok(()) => "the stream has ended".to_owned(),
+                Err(Interruption::Passing(reason)) => reason,
+                Err(Interruption::Lasting(error)) => return Err(error),
+            };
+            failures += 1;
+            // The first time is nothing to speak of: services restart, and tokens run out.
+            if failures == 2 {
+                warn!("waiting for `{}`: {interrupted}", name_of(self.options));
+            }
+            thread::sleep(RECONNECTION.wait(failures, &mut fastrand::Rng::new()));
+        }
+    }
+
+    /// Prints what a stream has until it ends.
+    fn read_stream(&mut self, position: &mut i64, failures: &mut u32) -> Result<(), Interruption> {
+        let unavailable = |error: StoreError| Interruption::Passing(error.to_string());
+        if *failures > 0
+            && let Some(horizon) = self.horizon.clone()
+        {
+            let newest = self.newest().map_err(unavailable)?;
+            if !self.goes_on_from(&horizon, newest.as_ref()).map_err(unavailable)? {
+                *position = 0;
+            }
+        }
+        let Source::Remote(remote) = &mut self.source else { return Ok(()) };
+        let Query { event_type, since, until, .. } = query_of(self.options);
+        let mut stream = remote.follow(*position, event_type.as_ref())?;
+        while let Some(messages) = remote.next_messages(&mut stream)? {
+            for message in messages {
+                *failures = 0;
+                let event = match message {
+                    Message::Event(event) => event,
+                    Message::Position(id) => {
+                        *position = id;
+                        continue;
+                    }
+                };
+                *position = event.id;
+                let at = event.received_at;
+                if since.is_none_or(|since| at >= since) && until.is_none_or(|until| at < until) {
+                    self.printer.print(&event).map_err(|error| Interruption::Lasting(error.into()))?;
+                }
+                self.horizon = Some(event);
+            }
+            self.printer.flush().map_err(|error| Interruption::Lasting(error.into()))?;
+        }
+        Ok(())
     }
 
     fn print_new(&mut self) -> anyhow::Result<()> {
@@ -177,13 +278,13 @@ impl<W: Write> Tail<'_, W> {
             None => Ok(true),
             Some(newest) if newest.id < horizon.id => Ok(false),
             Some(newest) if newest.id == horizon.id => Ok(newest == horizon),
-            Some(_) => Ok(self.reader.get(horizon.id)?.is_none_or(|event| event == *horizon)),
+            Some(_) => Ok(self.source.reader().get(horizon.id)?.is_none_or(|event| event == *horizon)),
         }
     }
 
     fn newest(&mut self) -> Result<Option<StoredEvent>, StoreError> {
         let query = Query { limit: 1, ..Query::default() };
-        Ok(self.reader.page(&query)?.events.pop())
+        Ok(self.source.reader().page(&query)?.events.pop())
     }
 
     /// Prints events after an id and up to the horizon, oldest first.
@@ -194,7 +295,7 @@ impl<W: Write> Tail<'_, W> {
         let mut left = lines;
         loop {
             query.limit = left.min(PAGE);
-            let page = self.reader.page(&query)?;
+            let page = self.source.reader().page(&query)?;
             for event in &page.events {
                 self.printer.print(event)?;
             }
@@ -213,7 +314,7 @@ impl<W: Write> Tail<'_, W> {
         let mut left = lines;
         loop {
             query.limit = left.min(PAGE);
-            let page = self.reader.page(&query)?;
+            let page = self.source.reader().page(&query)?;
             left -= page.events.len();
             let Some(first) = page.events.first() else { return Ok(()) };
             let first = first.id;

@@ -1,7 +1,6 @@
 //! `eventctl propagate`: sends events when they are due, whatever becomes of those before them.
 
 mod clock;
-mod login;
 mod metrics;
 mod report;
 mod sender;
@@ -13,21 +12,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use hyper::Uri;
+use hyper::header::AUTHORIZATION;
+use hyper::http::uri::PathAndQuery;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use self::clock::Clock;
-use self::login::Authorization;
 use self::metrics::Metrics;
 use self::report::{Report, Reporter};
 use self::sender::Sender;
 use self::source::{Next, Outgoing, Source};
 use crate::auth::client::FetchError;
-use crate::cli::PropagateOptions;
+use crate::cli::{Endpoint, PropagateOptions};
+use crate::client::HttpClient;
 use crate::core::hint::hinted;
 use crate::core::schedule::Schedule;
 use crate::exposition;
+use crate::login::{self, Authorization};
 use crate::shutdown::Shutdown;
 
 /// How long the last reports may take to be printed once everything is given up.
@@ -57,16 +60,16 @@ pub fn run(options: PropagateOptions) -> anyhow::Result<Completion> {
     completion
 }
 
-async fn propagate(mut options: PropagateOptions) -> anyhow::Result<Completion> {
+async fn propagate(options: PropagateOptions) -> anyhow::Result<Completion> {
     let mut source = Source::open(&options.file, options.order, options.seed)?;
     if options.dry_run {
         print_events(&mut source, options.count).await?;
         return Ok(Completion::Complete);
     }
     let mut shutdown = Shutdown::listen()?;
-    let http = login::http_client(&options)?;
-    let authorization = Authorization::new(&mut options, &http)?;
     let options = &options;
+    let http = login::http_client(&options.tls, options.max_in_flight, options.timeout)?;
+    let authorization = authorization(options, &http)?;
     let (metrics, registry) = Metrics::new();
     // Ends with this function, too.
     let mut scraping = JoinSet::new();
@@ -114,6 +117,24 @@ async fn propagate(mut options: PropagateOptions) -> anyhow::Result<Completion> 
     };
     let summary = summary.context("cannot report")?;
     Ok(if summary.is_complete() { Completion::Complete } else { Completion::Incomplete })
+}
+
+fn authorization(options: &PropagateOptions, http: &HttpClient) -> anyhow::Result<Authorization> {
+    let endpoint = &options.endpoint;
+    let authorization = Authorization::new(&options.login, endpoint, beside(endpoint, "/token"), http)?;
+    let sets_it = options.header.iter().any(|header| header.name == AUTHORIZATION);
+    if sets_it && !matches!(authorization, Authorization::None) {
+        let problem = "`--header` sets Authorization, and so does the token";
+        return Err(hinted(problem, "give one of them"));
+    }
+    Ok(authorization)
+}
+
+/// A path at the same server.
+fn beside(endpoint: &Endpoint, path: &'static str) -> Endpoint {
+    let mut parts = endpoint.0.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static(path));
+    Endpoint(Uri::from_parts(parts).expect("a scheme, an authority and a path make a URI"))
 }
 
 /// Fetches the first token, where tokens are fetched, and tries again where that may help.

@@ -13,7 +13,6 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::login::Authorization;
 use super::report::{Attempt, Fate, Report};
 use super::source::Outgoing;
 use crate::auth::client::FetchError;
@@ -21,6 +20,7 @@ use crate::cli::{Endpoint, PropagateOptions};
 use crate::client::{self, HttpClient, is_transient, retry_after};
 use crate::core::backoff::Backoff;
 use crate::core::trace::{TraceParent, is_trace_state};
+use crate::login::Authorization;
 
 /// Waits between retries, unless the receiver asks for longer ones.
 pub const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10) };

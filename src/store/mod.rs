@@ -33,6 +33,7 @@ use tokio::sync::{Semaphore, oneshot};
 use self::backend::{Append, Backend, Outcome, Reader, StoreError};
 pub use self::location::StoreLocation;
 use self::sqlite::{SqliteBackend, SqliteReader};
+pub use self::statistics::PARTS;
 use self::writer::Queue;
 pub use self::writer::{Writer, WriterMetrics};
 

@@ -6,7 +6,7 @@ use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
 
 /// Into how many parts the time from the first event to the last is divided.
-const PARTS: i64 = 40;
+pub const PARTS: i64 = 40;
 
 /// Counts the events that a query selects, whatever page it asks for.
 ///

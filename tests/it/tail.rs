@@ -1,5 +1,6 @@
 //! `eventctl tail`: what it shows, in which form, and how it follows.
 
+mod remote;
 mod stats;
 
 use std::fs;

@@ -1,14 +1,14 @@
-//! What `propagate` shows to the receiver: a token, if the settings give one or a way to fetch one.
+//! What `propagate` and `tail` show to a server: a token, if the settings give one or a way to fetch one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use hyper::Uri;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::HeaderValue;
 use tracing::warn;
 
 use crate::auth::client::{FetchError, GrantType, TokenKeeper, bearer};
 use crate::auth::grant::Credentials;
-use crate::cli::{ClientTlsOptions, Endpoint, Grant, LoginOptions, PropagateOptions};
+use crate::cli::{ClientTlsOptions, Endpoint, Grant, LoginOptions};
 use crate::client::HttpClient;
 use crate::core::hint::hinted;
 use crate::core::secret::Secret;
@@ -25,12 +25,17 @@ pub enum Authorization {
     Fetched(Arc<TokenKeeper>),
 }
 
-/// The HTTP client that the settings describe.
+/// The HTTP client that the settings describe: it keeps so many connections open, and gives a response up after
+/// `timeout`.
 ///
 /// # Errors
 /// A certificate or key cannot be used.
-pub fn http_client(options: &PropagateOptions) -> anyhow::Result<HttpClient> {
-    let ClientTlsOptions { cacert, cert, key, insecure_skip_verify } = &options.tls;
+pub fn http_client(
+    options: &ClientTlsOptions,
+    idle_connections: usize,
+    timeout: Duration,
+) -> anyhow::Result<HttpClient> {
+    let ClientTlsOptions { cacert, cert, key, insecure_skip_verify } = options;
     let trust = match (cacert, insecure_skip_verify) {
         (_, true) => {
             warn!(
@@ -47,24 +52,27 @@ pub fn http_client(options: &PropagateOptions) -> anyhow::Result<HttpClient> {
         (Some(_), None) => return Err(hinted("`--cert` has no private key", "give --key FILE")),
         (None, Some(_)) => return Err(hinted("`--key` has no certificate", "give --cert FILE")),
     };
-    Ok(HttpClient::new(client_config(trust, identity)?, options.max_in_flight, options.timeout))
+    Ok(HttpClient::new(client_config(trust, identity)?, idle_connections, timeout))
 }
 
 impl Authorization {
-    /// What the settings say; no token is fetched yet.
+    /// What the settings say; no token is fetched yet. It comes from `default_token_url` unless they name another.
     ///
     /// # Errors
     /// A secret is missing or cannot be used.
-    pub fn new(options: &mut PropagateOptions, http: &HttpClient) -> anyhow::Result<Authorization> {
-        let endpoint = options.endpoint.clone();
-        let LoginOptions { username, password_file, password, token_url, grant, token_file, token } =
-            &mut options.login;
-        let password = Secret::choose(password_file.as_deref(), password.take().as_ref(), "--password-file")?;
-        let token = Secret::choose(token_file.as_deref(), token.take().as_ref(), "--token-file")?;
+    pub fn new(
+        options: &LoginOptions,
+        endpoint: &Endpoint,
+        default_token_url: Endpoint,
+        http: &HttpClient,
+    ) -> anyhow::Result<Authorization> {
+        let LoginOptions { username, password_file, password, token_url, grant, token_file, token } = options;
+        let password = Secret::choose(password_file.as_deref(), password.as_ref(), "--password-file")?;
+        let token = Secret::choose(token_file.as_deref(), token.as_ref(), "--token-file")?;
         let authorization = match (username.clone(), password, token) {
             (None, None, None) => return Ok(Authorization::None),
             (Some(username), Some(password), None) => {
-                let url = token_url.clone().unwrap_or_else(|| beside(&endpoint, "/token"));
+                let url = token_url.clone().unwrap_or(default_token_url);
                 warn_of_plain_text(&url);
                 let grant_type = match grant {
                     Grant::ClientCredentials => GrantType::ClientCredentials,
@@ -87,11 +95,7 @@ impl Authorization {
                 return Err(hinted("both a token and a name or password are given", "give one of them"));
             }
         };
-        if options.header.iter().any(|header| header.name == AUTHORIZATION) {
-            let problem = "`--header` sets Authorization, and so does the token";
-            return Err(hinted(problem, "give one of them"));
-        }
-        warn_of_plain_text(&endpoint);
+        warn_of_plain_text(endpoint);
         Ok(authorization)
     }
 
@@ -122,13 +126,6 @@ impl Authorization {
             Authorization::None | Authorization::Fixed(_) => std::future::pending().await,
         }
     }
-}
-
-/// A path at the same server.
-fn beside(endpoint: &Endpoint, path: &'static str) -> Endpoint {
-    let mut parts = endpoint.0.clone().into_parts();
-    parts.path_and_query = Some(hyper::http::uri::PathAndQuery::from_static(path));
-    Endpoint(Uri::from_parts(parts).expect("a scheme, an authority and a path make a URI"))
 }
 
 fn warn_of_plain_text(endpoint: &Endpoint) {
