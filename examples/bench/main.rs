@@ -18,6 +18,7 @@ mod network;
 mod reading;
 mod sending;
 mod servers;
+mod streams;
 mod table;
 
 use std::env;
@@ -34,11 +35,12 @@ fn main() -> anyhow::Result<()> {
     if arguments == [bare::ROLE] {
         return bare::serve();
     }
-    let rows: [(&str, Measure); 13] = [
+    let rows: [(&str, Measure); 14] = [
         ("ingest", ingest::measure_throughput),
         ("latency", ingest::measure_latency),
         ("batches", ingest::measure_batches),
         ("alerts", ingest::measure_alerts),
+        ("streams", streams::measure),
         ("jitter", sending::measure_jitter),
         ("sending", sending::measure_throughput),
         ("reading", reading::measure),
