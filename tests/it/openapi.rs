@@ -7,7 +7,9 @@ mod values;
 mod wire;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -106,6 +108,21 @@ fn operations_have_names_of_their_own_and_declare_what_their_paths_have() {
                 assert!(DOCUMENT.root()["components"]["securitySchemes"].get(name).is_some(), "{name}");
             }
         }
+    }
+}
+
+/// No request finds a path that nobody knows of: the sources do.
+#[test]
+fn every_path_of_the_sources_is_described() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/consume");
+    let described: BTreeSet<&str> =
+        DOCUMENT.root()["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    for file in ["routes.rs", "metrics.rs"] {
+        let source = fs::read_to_string(folder.join(file)).unwrap();
+        let literals = source.split('"').skip(1).step_by(2);
+        let named: BTreeSet<&str> =
+            literals.filter(|text| text.starts_with('/') && *text != "/event/").collect();
+        assert_eq!(named, described, "{file}");
     }
 }
 
