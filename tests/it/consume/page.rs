@@ -106,4 +106,7 @@ fn the_page_is_at_its_path_for_those_who_read() {
     let response = connection.request("POST", "/", &[], event("a", "b").as_bytes());
     assert_eq!(response.header("allow"), Some("GET, HEAD"));
     detail_of(&response, 405);
+    let counted = r#"eventctl_http_requests_total{route="/",method="GET",status="200"} 1"#;
+    let metrics = server.connect().get("/metrics").text();
+    assert!(metrics.contains(counted), "{metrics}");
 }

@@ -156,6 +156,11 @@ fn older_events_are_there_for_those_who_ask() {
     browser.wait_for("document.querySelector('#older-note').textContent", "There are none.");
     let all: Vec<String> = (1..=250).rev().map(|number| format!("{number} a {number}")).collect();
     browser.wait_for(ROWS, json!(all));
+    // Among them those that were cleared away.
+    browser.click("#clear");
+    browser.wait_for(ROWS, json!([]));
+    browser.click("#older");
+    browser.wait_for(ROWS, json!(all[..100]));
 }
 
 #[test]

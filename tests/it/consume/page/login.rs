@@ -144,4 +144,5 @@ fn where_there_is_one_token_it_is_asked_for() {
     }
     browser.press(TOKEN.chars().chain([ENTER]));
     browser.wait_for(ROWS, texts(&["1 a x"]));
+    browser.wait_for(STATE, "live");
 }
