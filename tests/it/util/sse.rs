@@ -2,9 +2,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use serde_json::Value;
 
+use super::PATIENCE;
 use super::http::{Connection, Response};
 
 /// What stands between two empty lines.
@@ -95,7 +97,10 @@ impl<S: Read + Write> EventStream<S> {
 
     /// The next event, whatever stands before it; none at the clean end of the stream.
     pub fn try_event(&mut self) -> io::Result<Option<Value>> {
+        let started = Instant::now();
         while let Some(block) = self.try_block()? {
+            // Heartbeats go on for ever.
+            assert!(started.elapsed() < PATIENCE, "neither an event nor an end");
             let Some(event) = block.event() else { continue };
             assert_eq!(block.id, Some(event["id"].to_string()), "{block:?}");
             return Ok(Some(event));
