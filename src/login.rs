@@ -11,6 +11,7 @@ use crate::auth::grant::Credentials;
 use crate::cli::{ClientTlsOptions, Endpoint, Grant, LoginOptions};
 use crate::client::HttpClient;
 use crate::core::hint::hinted;
+use crate::core::network::is_this_machine;
 use crate::core::secret::Secret;
 use crate::tls::{Identity, Trust, client_config};
 
@@ -130,8 +131,7 @@ impl Authorization {
 
 fn warn_of_plain_text(endpoint: &Endpoint) {
     let host = endpoint.0.host().unwrap_or_default();
-    let local = host == "localhost" || host.starts_with("127.") || host == "[::1]";
-    if endpoint.0.scheme_str() == Some("http") && !local {
+    if endpoint.0.scheme_str() == Some("http") && !is_this_machine(host) {
         warn!("passwords and tokens go to {host} unencrypted: give an https URL");
     }
 }

@@ -118,6 +118,24 @@ pub fn measure_alerts(table: &mut Table) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// With a line for each request, and without.
+pub fn measure_log(table: &mut Table) -> anyhow::Result<()> {
+    let directory = tempdir()?;
+    let server = |name: &str, level: &str| {
+        let path = |end: &str| directory.path().join(format!("{name}.{end}"));
+        Server::consume_into(&path("log"), &path("db"), &["--log-level", level].map(OsStr::new))
+    };
+    let silent = server("silent", "info")?;
+    let telling = server("telling", "debug")?;
+    table.compare(
+        "one event a request, 64 connections, each request logged / the log at its default",
+        "events/s",
+        Aim::None,
+        || throughput(telling.address, 64, &Load::event(), TIME),
+        || throughput(silent.address, 64, &Load::event(), TIME),
+    )
+}
+
 fn raw_inserts(path: &Path, time: Duration) -> anyhow::Result<f64> {
     let mut connection = open_prepared(path)?;
     let (event_type, event_payload) = Load::parts();

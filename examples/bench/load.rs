@@ -2,11 +2,13 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -38,13 +40,12 @@ impl Server {
         let mut lines = BufReader::new(child.stderr.take().context("standard error is a pipe")?).lines();
         let address = loop {
             let line = lines.next().context("the server ended without listening")??;
-            if let Some((_, url)) = line.split_once("listening on ") {
-                let url = url.split([' ', '"']).next().unwrap_or_default();
-                break url.rsplit('/').next().unwrap_or_default().parse()?;
+            if let Some(address) = address_in(&line)? {
+                break address;
             }
             eprintln!("{line}");
         };
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
         Ok(Server { child, address })
     }
 
@@ -58,6 +59,20 @@ impl Server {
         Server::start(command.args(["consume", "--port", "0", "--db"]).arg(database).args(arguments))
     }
 
+    /// The same program with its log in a file, where nobody reads it.
+    pub fn consume_into(log: &Path, database: &Path, arguments: &[&OsStr]) -> anyhow::Result<Server> {
+        let mut command = Command::new(eventctl()?);
+        command.args(["consume", "--port", "0", "--db"]).arg(database).args(arguments);
+        let mut child = command.stderr(File::create(log)?).spawn().context("cannot start a server")?;
+        loop {
+            if let Some(address) = address_in(&fs::read_to_string(log)?)? {
+                return Ok(Server { child, address });
+            }
+            ensure!(child.try_wait()?.is_none(), "the server ended without listening");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn bare() -> anyhow::Result<Server> {
         Server::start(Command::new(env::current_exe()?).arg(bare::ROLE))
     }
@@ -65,6 +80,13 @@ impl Server {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+/// Where a server listens, if a line says so.
+fn address_in(line: &str) -> anyhow::Result<Option<SocketAddr>> {
+    let Some((_, url)) = line.split_once("listening on ") else { return Ok(None) };
+    let url = url.split([' ', '"']).next().unwrap_or_default();
+    Ok(Some(url.rsplit('/').next().unwrap_or_default().parse()?))
 }
 
 impl Drop for Server {

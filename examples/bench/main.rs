@@ -35,11 +35,12 @@ fn main() -> anyhow::Result<()> {
     if arguments == [bare::ROLE] {
         return bare::serve();
     }
-    let rows: [(&str, Measure); 14] = [
+    let rows: [(&str, Measure); 15] = [
         ("ingest", ingest::measure_throughput),
         ("latency", ingest::measure_latency),
         ("batches", ingest::measure_batches),
         ("alerts", ingest::measure_alerts),
+        ("log", ingest::measure_log),
         ("streams", streams::measure),
         ("jitter", sending::measure_jitter),
         ("sending", sending::measure_throughput),

@@ -1,6 +1,5 @@
 //! Mail: one server, one message at a time.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use tokio::time::timeout;
 use super::Failure;
 use super::render::{Part, Templates};
 use crate::core::hint::hinted;
+use crate::core::network::is_this_machine;
 use crate::core::secret::Secret;
 use crate::core::text::excerpt;
 use crate::store::backend::Message;
@@ -91,7 +91,7 @@ impl Mailer {
     pub fn new(settings: &MailSettings, authorities: Option<&Path>) -> anyhow::Result<Option<Mailer>> {
         let host = settings.host.as_deref().map(|host| host.trim_matches(['[', ']']));
         let Some(host) = host.filter(|host| !host.is_empty()) else { return Ok(None) };
-        let local = is_loopback(host);
+        let local = is_this_machine(host);
         if settings.password.is_none() && !local {
             let problem = format!("the mail server `{}` has no password", excerpt(host, 100));
             return Err(hinted(problem, "set SMTP_PASSWORD, or give --smtp-password-file FILE"));
@@ -271,12 +271,6 @@ fn encoded_words(text: &str) -> String {
         rest = behind;
     }
     words.join("\r\n ")
-}
-
-/// Whether a host is this machine.
-fn is_loopback(host: &str) -> bool {
-    let address = host.parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn chain_of(error: &SmtpError) -> String {

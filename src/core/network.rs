@@ -12,6 +12,13 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether a host, as a URL has it, is this machine whatever a name server says.
+pub fn is_this_machine(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Networks of IPv4 that are not public, and the lengths of their prefixes.
 ///
 /// Source: IANA, "IPv4 Special-Purpose Address Registry"; multicast and class E besides.
@@ -74,6 +81,16 @@ mod tests {
         assert_ne!(network("2001:db8:1:2::"), network("2001:db8:1:3::"));
         assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
         assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_name_that_merely_looks_like_this_machine_is_another() {
+        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1", "[::1]"] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in ["", "127.example.com", "localhost.example.com", "10.0.0.1", "[::2]", "0.0.0.0"] {
+            assert!(!is_this_machine(host), "{host}");
+        }
     }
 
     #[test]

@@ -15,8 +15,7 @@ use crate::util::receiver::{Receiver, Reply, TlsReceiver};
 use crate::util::tls::{Authority, H2, HTTP_1_1, Identity};
 use crate::util::{Consume, PATIENCE, eventctl, refusal_of, stored_events};
 
-const WARNING: &str =
-    r#""level":"WARN","target":"eventctl::propagate::login","message":"--insecure-skip-verify: "#;
+const WARNING: &str = r#""level":"WARN","target":"eventctl::login","message":"--insecure-skip-verify: "#;
 
 /// A directory with events and an authority.
 fn prepare(events: usize) -> (TempDir, Authority) {
