@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::util::receiver::{Receiver, Reply};
-use crate::util::{Consume, Process, stored_events, wait_until, write_file};
+use crate::util::{Consume, Process, copy, stored_events, wait_until, write_file};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -29,14 +29,7 @@ fn examples() -> PathBuf {
 /// Copies a folder with all that is in it.
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).unwrap()),
-        }
-    }
+    copy(&from.join("."), to);
 }
 
 /// The documents of a YAML file.

@@ -1,6 +1,7 @@
 //! What all streams of a process share: new events are read once, and rendered once for each filter.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,15 @@ const REST: u32 = 3;
 /// How long a store that has failed is left alone.
 pub const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
-/// The most events that one look reads; a page ends at 4 MiB besides.
-const LOOK_LIMIT: usize = 16384;
+/// What all streams get together in a second: what more would cost is taken from those who write. Where events come
+/// faster, streams stay behind, and catch up later; the store holds what they have not got.
+const BYTES_PER_SECOND: usize = 160 << 20;
+
+/// The most events that one look reads, times the streams that get them; a page ends at 4 MiB besides.
+const LOOK_LIMIT: usize = 100_000;
+
+/// The same for a single stream.
+const LOOK_LIMIT_OF_ONE: usize = 16384;
 
 /// How much is held for streams that are not quite up to date. Those that are further behind read from the store.
 const RING_BYTES: usize = 8 << 20;
@@ -61,7 +69,7 @@ pub struct Hub {
     bell: Notify,
     /// Each stream holds a receiver.
     horizon: watch::Sender<Horizon>,
-    lanes: Mutex<HashMap<Option<Glob>, OpenLane>>,
+    lanes: Mutex<HashMap<Option<Glob>, Arc<Lane>>>,
     ring: Mutex<Ring>,
     seats: Arc<Semaphore>,
     /// Room in memory for pieces that are being written.
@@ -74,12 +82,6 @@ pub struct Hub {
     pub heartbeat: Duration,
 }
 
-/// A lane, and how many streams are on it.
-struct OpenLane {
-    lane: Arc<Lane>,
-    streams: usize,
-}
-
 /// The pieces of all lanes, from the oldest on.
 #[derive(Default)]
 struct Ring {
@@ -87,6 +89,15 @@ struct Ring {
     following: bool,
     order: VecDeque<Arc<Lane>>,
     bytes: usize,
+}
+
+/// What a look at the store has come to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Looked {
+    /// Whether there are more events than it has read.
+    more: bool,
+    /// What all streams together get of it.
+    sent_bytes: usize,
 }
 
 impl Hub {
@@ -142,18 +153,15 @@ impl Hub {
 
     fn enter_lane(&self, filter: Option<Glob>) -> Arc<Lane> {
         let mut lanes = self.lock_lanes();
-        let open = lanes
-            .entry(filter.clone())
-            .or_insert_with(|| OpenLane { lane: Arc::new(Lane::new(filter)), streams: 0 });
-        open.streams += 1;
-        Arc::clone(&open.lane)
+        let lane = lanes.entry(filter.clone()).or_insert_with(|| Arc::new(Lane::new(filter)));
+        lane.streams.fetch_add(1, Ordering::Relaxed);
+        Arc::clone(lane)
     }
 
     fn leave_lane(&self, filter: &Option<Glob>) {
         let mut lanes = self.lock_lanes();
-        let Some(open) = lanes.get_mut(filter) else { return };
-        open.streams -= 1;
-        if open.streams == 0 {
+        let last = lanes.get(filter).is_some_and(|lane| lane.streams.fetch_sub(1, Ordering::Relaxed) == 1);
+        if last {
             lanes.remove(filter);
         }
     }
@@ -185,10 +193,14 @@ impl Hub {
             let rest = begun.elapsed() * REST;
             let has_failed = looked.is_err();
             match looked {
-                Ok(true) => sleep(rest).await,
-                Ok(false) => {
-                    sleep(rest.max(PACE.saturating_sub(begun.elapsed()))).await;
-                    let _ = timeout(POLL, self.bell.notified()).await;
+                Ok(Looked { more, sent_bytes }) => {
+                    let rest = rest.max(Duration::from_secs_f64(sent_bytes as f64 / BYTES_PER_SECOND as f64));
+                    if more {
+                        sleep(rest).await;
+                    } else {
+                        sleep(rest.max(PACE.saturating_sub(begun.elapsed()))).await;
+                        let _ = timeout(POLL, self.bell.notified()).await;
+                    }
                 }
                 Err(error) => {
                     if !failed {
@@ -201,8 +213,8 @@ impl Hub {
         }
     }
 
-    /// Reads the events that are new, and tells the streams; whether there are more.
-    fn look(&self, reader: &mut dyn Reader) -> Result<bool, StoreError> {
+    /// Reads the events that are new, and tells the streams.
+    fn look(&self, reader: &mut dyn Reader) -> Result<Looked, StoreError> {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         // A lane that is made from now on begins with the next look.
         let lanes = self.lanes();
@@ -214,7 +226,7 @@ impl Hub {
             let head = newest.unwrap_or(0);
             lanes.iter().for_each(|lane| lane.begin(head));
             self.horizon.send_modify(|horizon| horizon.head = head);
-            return Ok(false);
+            return Ok(Looked::default());
         }
         // A store that has nothing has forgotten it; one that has come less far is another.
         if let Some(newest) = newest.filter(|newest| *newest < head) {
@@ -224,18 +236,22 @@ impl Hub {
                 horizon.head = newest;
                 horizon.epoch += 1;
             });
-            return Ok(false);
+            return Ok(Looked::default());
         }
         lanes.iter().for_each(|lane| lane.begin(head));
         if newest.is_none_or(|newest| newest == head) {
-            return Ok(false);
+            return Ok(Looked::default());
         }
-        let page = reader.page(&Query { after: Some(head), limit: LOOK_LIMIT, ..Query::default() })?;
-        let Some(last) = page.events.last() else { return Ok(false) };
+        let streams = (MAXIMUM_STREAMS - self.seats.available_permits()).max(1);
+        let limit = (LOOK_LIMIT / streams).clamp(1, LOOK_LIMIT_OF_ONE);
+        let page = reader.page(&Query { after: Some(head), limit, ..Query::default() })?;
+        let Some(last) = page.events.last() else { return Ok(Looked::default()) };
+        let mut sent_bytes = 0;
         for lane in &lanes {
             let mut rest = &page.events[..];
             while let Some((piece, further)) = next_piece(rest, lane.filter.as_ref()) {
                 ring.bytes += piece.bytes.len();
+                sent_bytes += piece.bytes.len() * lane.streams.load(Ordering::Relaxed);
                 lane.push(piece);
                 ring.order.push_back(Arc::clone(lane));
                 ring.evict();
@@ -243,7 +259,7 @@ impl Hub {
             }
         }
         self.horizon.send_modify(|horizon| horizon.head = last.id);
-        Ok(page.more)
+        Ok(Looked { more: page.more, sent_bytes })
     }
 
     fn stop_following(&self) {
@@ -256,10 +272,10 @@ impl Hub {
     }
 
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.lock_lanes().values().map(|open| Arc::clone(&open.lane)).collect()
+        self.lock_lanes().values().cloned().collect()
     }
 
-    fn lock_lanes(&self) -> MutexGuard<'_, HashMap<Option<Glob>, OpenLane>> {
+    fn lock_lanes(&self) -> MutexGuard<'_, HashMap<Option<Glob>, Arc<Lane>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

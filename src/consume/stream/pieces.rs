@@ -1,6 +1,7 @@
 //! Events as clients get them, in pieces that many streams share.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyper::body::Bytes;
@@ -57,6 +58,8 @@ fn render(event: &StoredEvent, piece: &mut Vec<u8>) {
 /// The newest pieces for one filter.
 pub struct Lane {
     pub filter: Option<Glob>,
+    /// How many streams are on it; changed while the hub's lanes are locked.
+    pub streams: AtomicUsize,
     held: Mutex<Held>,
 }
 
@@ -81,7 +84,7 @@ pub enum Next {
 impl Lane {
     /// A lane that holds nothing yet.
     pub fn new(filter: Option<Glob>) -> Lane {
-        Lane { filter, held: Mutex::default() }
+        Lane { filter, streams: AtomicUsize::new(0), held: Mutex::default() }
     }
 
     /// What follows an id.

@@ -12,7 +12,7 @@ use super::database::{Database, run};
 use super::{copy_folder, examples, repository, strings, yaml};
 #[cfg(feature = "postgres")]
 use crate::util::{Consume, eventctl};
-use crate::util::{set_mode, write_file, write_secret};
+use crate::util::{copy, set_mode, write_file, write_secret};
 
 /// The keys of the secret.
 const SECRETS: [&str; 3] = ["owner-password", "db-password", "password"];
@@ -289,7 +289,9 @@ impl Deployment {
         copy_folder(&examples().join("kubernetes"), &directory.path().join("kubernetes"));
         let stub = "#!/bin/sh\necho \"$*\" >> \"$CALLS\"\n\
             case \"$*|\" in *\"$FAILING\"*) [ -z \"$FAILING\" ] || { echo \"$SAYING\" >&2; exit 1; } ;; esac\n";
-        set_mode(&write_file(directory.path(), "kubectl", stub), 0o755);
+        let written = write_file(directory.path(), "kubectl.sh", stub);
+        set_mode(&written, 0o755);
+        copy(&written, &directory.path().join("kubectl"));
         let deployment = Deployment { directory, failing: ("", "") };
         deployment.set_secrets(SECRETS.map(|name| format!("{name}=0123456789abcdef")));
         deployment

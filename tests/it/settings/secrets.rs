@@ -6,7 +6,7 @@ use std::process::Command;
 use rustix::process::geteuid;
 use tempfile::{TempDir, tempdir};
 
-use crate::util::{Consume, eventctl, refusal_of, set_mode, write_file, write_secret};
+use crate::util::{Consume, copy, eventctl, refusal_of, set_mode, write_file, write_secret};
 
 const PASSWORD: &str = "s3cret-p4ssword";
 const KEY: &str = "s3cret-key-of-32-bytes-and-more-0";
@@ -92,7 +92,7 @@ fn a_group_reads_a_secret_of_root_s() {
     // Nobody has a way through the directories of a developer.
     set_mode(directory.path(), 0o777);
     let program = directory.path().join("eventctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_eventctl"), &program).unwrap();
+    copy(Path::new(env!("CARGO_BIN_EXE_eventctl")), &program);
     let as_root = |arguments: &[&str]| {
         let mut command = Command::new(if geteuid().is_root() { "env" } else { "sudo" });
         if !geteuid().is_root() {

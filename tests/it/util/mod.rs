@@ -222,6 +222,14 @@ pub fn write_secret(directory: &Path, name: &str, content: impl AsRef<[u8]>) -> 
     path
 }
 
+/// Copies a file or a folder, so that programs in it can be run.
+///
+/// By another process: what this one has open for writing a process may inherit that is just being started, and no
+/// program runs while it is open for writing.
+pub fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args(["-R", "-p"]).args([from, to]).status().unwrap().success());
+}
+
 /// Sets who has access to a file.
 pub fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
