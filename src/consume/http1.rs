@@ -55,6 +55,8 @@ pub struct Progress {
     /// connection is closed to stop the service.
     lingers: AtomicBool,
     draining: AtomicBool,
+    /// Whether the last response was a stream of events: its rest can be had again.
+    streams: AtomicBool,
 }
 
 // Only the connection's own task reads and writes these, so that no ordering is needed.
@@ -68,6 +70,7 @@ impl Progress {
             answered_at: AtomicU64::new(0),
             lingers: AtomicBool::new(true),
             draining: AtomicBool::new(false),
+            streams: AtomicBool::new(false),
         }
     }
 
@@ -107,6 +110,7 @@ impl Progress {
 
     /// There is a response.
     pub fn answered(progress: &Arc<Progress>, mut answer: Answer) -> Answer {
+        progress.streams.store(matches!(answer.body(), Content::Events(_)), Ordering::Relaxed);
         match answer.body_mut() {
             Content::Whole(_) => progress.idle(),
             Content::Events(stream) => {
@@ -152,19 +156,15 @@ impl Watched for Progress {
             }
             phase if phase == Phase::Head as u8 => since(&self.at, limits.header_timeout),
             // Heartbeats make sure that whoever reads makes progress.
-            phase if phase == Phase::Streaming as u8 => {
-                let draining = self.draining.load(Ordering::Relaxed);
-                since(
-                    &self.at,
-                    if draining { DRAIN_GRACE.min(limits.idle_timeout) } else { limits.idle_timeout },
-                )
-            }
+            phase if phase == Phase::Streaming as u8 => since(&self.at, limits.idle_timeout),
             // A response is read, or there is nothing to do; whoever reads makes progress, but not for ever.
             _ => {
                 let longest = limits.response_timeout.max(limits.idle_timeout);
                 since(&self.at, limits.idle_timeout).min(since(&self.answered_at, longest))
             }
         };
+        let hurried = self.draining.load(Ordering::Relaxed) && self.streams.load(Ordering::Relaxed);
+        let deadline = if hurried { deadline.min(since(&self.at, DRAIN_GRACE)) } else { deadline };
         let left = deadline.checked_sub(self.opened.elapsed())?;
         // A timer in the phase that follows may have less time than this one.
         Some(left.min(limits.shortest_timeout()).max(Duration::from_millis(1)))

@@ -94,6 +94,8 @@ impl Watched for Streams {
             // The routes have deadlines of their own.
             None if !state.open.is_empty() => return Some(limits.shortest_timeout()),
             None if state.begun == 0 => state.changed + limits.header_timeout,
+            // What is unread now is the rest of a stream, which can be had again.
+            None if state.draining => state.changed + stream_limit,
             None => state.changed + limits.idle_timeout,
         };
         let left = deadline.checked_duration_since(Instant::now())?;

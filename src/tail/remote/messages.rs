@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_an_error() {
         let long = format!("data: {}", "x".repeat(1000));
-        let lines = "data: x\n".repeat(400);
+        let lines = "data: x\n".repeat(600);
         let other_id = format!("id: 8\ndata: {EVENT}\n\n");
         for text in ["id: x\n\n", "id\n", "id: -1\n", "id: 1\ndata: {}\n\n", &long, &lines, &other_id] {
             assert!(Messages::new(1000).read(text.as_bytes()).is_err(), "{text}");

@@ -89,6 +89,18 @@ fn a_client_that_does_not_read_does_not_hold_up_the_drain() {
 }
 
 #[test]
+fn a_client_that_does_not_read_over_http_2_does_not_hold_up_the_drain() {
+    let mut secured = Secured::start(&["--drain-timeout", "1h", "--idle-timeout", "1h"]);
+    let mut deaf = secured.http2();
+    let _unread = deaf.open_stream("/event/stream");
+    let mut connection = secured.http2();
+    for _ in 0..20 {
+        assert_eq!(connection.post_event("a", &"x".repeat(100_000)).status, 201);
+    }
+    assert_eq!(secured.server.process.terminate().code(), Some(0), "{}", secured.server.process.stderr());
+}
+
+#[test]
 fn streams_of_one_http_2_connection_have_the_same_events_and_end_with_the_service() {
     let mut secured = Secured::start(&["--drain-timeout", "1h"]);
     let mut connection = secured.http2();
