@@ -118,8 +118,10 @@ fn a_filter_selects_types_and_the_position_goes_on_without_them() {
     }
     for stream in &mut both {
         assert_eq!(stream.payloads(1), ["1"]);
+        let heartbeats = stream.heartbeats;
         while stream.last_event_id != "51" {
             assert_eq!(stream.block().data, None);
+            assert!(stream.heartbeats < heartbeats + 100, "the position is never told");
         }
     }
     server.store("messages", "2");
