@@ -7,15 +7,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use rusqlite::Connection;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+use crate::util::follower::Follower;
 use crate::util::http::event;
-use crate::util::{Consume, PATIENCE, Process, assert_eventctl, eventctl, refusal_of, stored_events};
+use crate::util::{Consume, Process, assert_eventctl, eventctl, refusal_of, stored_events};
 
 /// Noon of a day, in microseconds; an event was received every hour from then on.
 const NOON: i64 = 1_705_320_000_000_000;
@@ -337,38 +337,8 @@ fn a_pipe_that_is_closed_early_is_no_error() {
     }
 }
 
-/// A running `tail -f -o json` with the lines that it prints.
-struct Follower {
-    process: Process,
-    lines: Receiver<String>,
-}
-
-impl Follower {
-    fn start(directory: &Path, arguments: &[&str]) -> Follower {
-        let mut command = eventctl(directory);
-        command.args(["tail", "-f", "-o", "json"]).args(arguments).stdout(Stdio::piped());
-        let mut process = Process::start(&mut command);
-        let output = BufReader::new(process.child().stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            output.lines().map_while(Result::ok).take_while(|line| sender.send(line.clone()).is_ok()).count()
-        });
-        Follower { process, lines }
-    }
-
-    /// The payload of the next event that it shows.
-    fn next(&self) -> String {
-        let line = self.lines.recv_timeout(PATIENCE);
-        let line = line.unwrap_or_else(|error| panic!("{error}: {}", self.process.stderr()));
-        let event: Value = serde_json::from_str(&line).unwrap();
-        event["event_payload"].as_str().unwrap().to_owned()
-    }
-
-    /// Asserts that it has shown nothing but what was read.
-    fn assert_nothing_else(mut self) {
-        self.process.kill();
-        assert_eq!(self.lines.iter().collect::<Vec<_>>(), [] as [&str; 0]);
-    }
+fn follow(directory: &Path, arguments: &[&str]) -> Follower {
+    Follower::start(eventctl(directory).arg("tail").args(arguments))
 }
 
 #[test]
@@ -376,11 +346,11 @@ fn a_follower_shows_events_as_they_are_stored() {
     let directory = tempdir().unwrap();
     let server = Consume::start(directory.path());
     server.store("a", "before");
-    let follower = Follower::start(directory.path(), &[]);
-    assert_eq!(follower.next(), "before");
+    let follower = follow(directory.path(), &[]);
+    assert_eq!(follower.next_payload(), "before");
     for number in 0..20 {
         server.store("a", &number.to_string());
-        assert_eq!(follower.next(), number.to_string());
+        assert_eq!(follower.next_payload(), number.to_string());
     }
     follower.assert_nothing_else();
 }
@@ -389,9 +359,9 @@ fn a_follower_shows_events_as_they_are_stored() {
 fn a_follower_of_an_empty_store_shows_its_first_event() {
     let directory = tempdir().unwrap();
     let server = Consume::start(directory.path());
-    let follower = Follower::start(directory.path(), &[]);
+    let follower = follow(directory.path(), &[]);
     server.store("a", "first");
-    assert_eq!(follower.next(), "first");
+    assert_eq!(follower.next_payload(), "first");
     follower.assert_nothing_else();
 }
 
@@ -402,9 +372,9 @@ fn a_follower_shows_every_event_once_however_many_writers() {
     let directory = tempdir().unwrap();
     let server = Consume::start(directory.path());
     server.store("wanted", "before");
-    let all = Follower::start(directory.path(), &["-n", "all"]);
-    let wanted = Follower::start(directory.path(), &["-n", "all", "--type", "wanted"]);
-    assert_eq!((all.next(), wanted.next()), ("before".to_owned(), "before".to_owned()));
+    let all = follow(directory.path(), &["-n", "all"]);
+    let wanted = follow(directory.path(), &["-n", "all", "--type", "wanted"]);
+    assert_eq!((all.next_payload(), wanted.next_payload()), ("before".to_owned(), "before".to_owned()));
     thread::scope(|scope| {
         for writer in 0..WRITERS {
             let mut connection = server.connect();
@@ -419,9 +389,9 @@ fn a_follower_shows_every_event_once_however_many_writers() {
     });
     let stored = stored_events(&directory.path().join("events.db"));
     for (_, event_type, event_payload) in &stored[1..] {
-        assert_eq!(&all.next(), event_payload);
+        assert_eq!(&all.next_payload(), event_payload);
         if event_type == "wanted" {
-            assert_eq!(&wanted.next(), event_payload);
+            assert_eq!(&wanted.next_payload(), event_payload);
         }
     }
     all.assert_nothing_else();
@@ -431,10 +401,10 @@ fn a_follower_shows_every_event_once_however_many_writers() {
 #[test]
 fn a_follower_reads_on_from_an_id() {
     let directory = fifteen();
-    let follower = Follower::start(directory.path(), &["--after", "13"]);
-    assert_eq!((follower.next(), follower.next()), ("14".to_owned(), "15".to_owned()));
+    let follower = follow(directory.path(), &["--after", "13"]);
+    assert_eq!((follower.next_payload(), follower.next_payload()), ("14".to_owned(), "15".to_owned()));
     insert(directory.path(), &[("a", "new")]);
-    assert_eq!(follower.next(), "new");
+    assert_eq!(follower.next_payload(), "new");
     follower.assert_nothing_else();
 }
 
@@ -443,12 +413,12 @@ fn a_follower_shows_a_batch_that_is_larger_than_a_page() {
     let directory = tempdir().unwrap();
     let server = Consume::start(directory.path());
     server.store("a", "before");
-    let follower = Follower::start(directory.path(), &[]);
-    assert_eq!(follower.next(), "before");
+    let follower = follow(directory.path(), &[]);
+    assert_eq!(follower.next_payload(), "before");
     let events: Vec<String> = (0..2500).map(|number| event("a", &number.to_string())).collect();
     assert_eq!(server.connect().post(format!("[{}]", events.join(","))).status, 201);
     for number in 0..2500 {
-        assert_eq!(follower.next(), number.to_string());
+        assert_eq!(follower.next_payload(), number.to_string());
     }
     follower.assert_nothing_else();
 }
@@ -458,16 +428,16 @@ fn a_follower_outlives_restarts_and_crashes_of_the_server() {
     let directory = tempdir().unwrap();
     let mut server = Consume::start(directory.path());
     server.store("a", "first");
-    let follower = Follower::start(directory.path(), &[]);
-    assert_eq!(follower.next(), "first");
+    let follower = follow(directory.path(), &[]);
+    assert_eq!(follower.next_payload(), "first");
     assert!(server.process.terminate().success());
     let mut server = Consume::start(directory.path());
     server.store("a", "after a restart");
-    assert_eq!(follower.next(), "after a restart");
+    assert_eq!(follower.next_payload(), "after a restart");
     server.process.kill();
     let server = Consume::start(directory.path());
     server.store("a", "after a crash");
-    assert_eq!(follower.next(), "after a crash");
+    assert_eq!(follower.next_payload(), "after a crash");
     follower.assert_nothing_else();
 }
 
@@ -485,16 +455,16 @@ fn a_follower_waits_for_a_store_that_was_deleted_and_shows_the_new_one() {
     for payload in ["1", "2", "3"] {
         server.store("a", payload);
     }
-    let mut follower = Follower::start(directory.path(), &[]);
-    assert_eq!([follower.next(), follower.next(), follower.next()], ["1", "2", "3"]);
+    let mut follower = follow(directory.path(), &[]);
+    assert_eq!([follower.next_payload(), follower.next_payload(), follower.next_payload()], ["1", "2", "3"]);
     assert!(server.process.terminate().success());
     remove_store(directory.path());
     follower.process.wait_for_stderr("waiting for `events.db`");
     let server = Consume::start(directory.path());
     server.store("a", "new");
-    assert_eq!(follower.next(), "new");
+    assert_eq!(follower.next_payload(), "new");
     server.store("a", "newer");
-    assert_eq!(follower.next(), "newer");
+    assert_eq!(follower.next_payload(), "newer");
     let waited = follower.process.stderr();
     assert_eq!(waited.lines().count(), 1, "{waited}");
     follower.assert_nothing_else();
@@ -505,15 +475,15 @@ fn a_follower_does_not_keep_the_server_from_making_a_new_store() {
     let directory = tempdir().unwrap();
     let mut server = Consume::start(directory.path());
     server.store("a", "old");
-    let mut follower = Follower::start(directory.path(), &[]);
-    assert_eq!(follower.next(), "old");
+    let mut follower = follow(directory.path(), &[]);
+    assert_eq!(follower.next_payload(), "old");
     assert!(server.process.terminate().success());
     // The log stays, as it does for whoever removes no more than the file that was named.
     fs::remove_file(directory.path().join("events.db")).unwrap();
     follower.process.wait_for_stderr("waiting for `events.db`");
     let server = Consume::start(directory.path());
     server.store("a", "new");
-    assert_eq!(follower.next(), "new");
+    assert_eq!(follower.next_payload(), "new");
     follower.assert_nothing_else();
 }
 
@@ -522,8 +492,8 @@ fn a_follower_shows_a_store_that_took_the_place_of_another() {
     let directory = tempdir().unwrap();
     let mut server = Consume::start(directory.path());
     server.store("a", "old");
-    let follower = Follower::start(directory.path(), &[]);
-    assert_eq!(follower.next(), "old");
+    let follower = follow(directory.path(), &[]);
+    assert_eq!(follower.next_payload(), "old");
     // The new one has another event with the same id.
     let replacement = tempdir().unwrap();
     let mut other = Consume::start(replacement.path());
@@ -533,10 +503,10 @@ fn a_follower_shows_a_store_that_took_the_place_of_another() {
     remove_store(directory.path());
     fs::copy(replacement.path().join("events.db"), directory.path().join("new.db")).unwrap();
     fs::rename(directory.path().join("new.db"), directory.path().join("events.db")).unwrap();
-    assert_eq!(follower.next(), "other");
+    assert_eq!(follower.next_payload(), "other");
     let server = Consume::start(directory.path());
     server.store("a", "newer");
-    assert_eq!(follower.next(), "newer");
+    assert_eq!(follower.next_payload(), "newer");
     follower.assert_nothing_else();
 }
 
@@ -545,11 +515,11 @@ fn a_follower_holds_no_transaction_while_it_waits() {
     let directory = tempdir().unwrap();
     let server = Consume::start(directory.path());
     server.store("a", "first");
-    let follower = Follower::start(directory.path(), &[]);
-    assert_eq!(follower.next(), "first");
+    let follower = follow(directory.path(), &[]);
+    assert_eq!(follower.next_payload(), "first");
     for number in 0..10 {
         server.store("a", &number.to_string());
-        assert_eq!(follower.next(), number.to_string());
+        assert_eq!(follower.next_payload(), number.to_string());
         let checkpoint = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
         let connection = open(directory.path());
         let emptied: (i64, i64, i64) =

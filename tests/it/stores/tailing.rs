@@ -1,16 +1,14 @@
 //! `tail` on every store: what it shows, and that a follower misses nothing.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use serde_json::Value;
 
 use super::database::{Kind, TestStore, on_every_server, on_every_store, store_all};
+use crate::util::follower::Follower;
 use crate::util::http::event;
-use crate::util::{Consume, PATIENCE, Process, eventctl, write_file};
+use crate::util::{Consume, eventctl, write_file};
 
 on_every_store!(
     tail_shows_what_its_options_ask_for,
@@ -60,47 +58,18 @@ fn tail_shows_what_its_options_ask_for(store: &TestStore) {
     assert!(store.tail(&["-n", "1"]).ends_with(" 1500\n"));
 }
 
-/// A running `tail -f -o json` with the lines that it prints.
-struct Follower {
-    process: Process,
-    lines: Receiver<String>,
-}
-
-impl Follower {
-    fn start(store: &TestStore, arguments: &[&str]) -> Follower {
-        let mut command = store.command("tail");
-        command.args(["-f", "-n", "all", "-o", "json"]).args(arguments).stdout(Stdio::piped());
-        let mut process = Process::start(&mut command);
-        let output = BufReader::new(process.child().stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            output.lines().map_while(Result::ok).take_while(|line| sender.send(line.clone()).is_ok()).count()
-        });
-        Follower { process, lines }
-    }
-
-    /// Id and payload of the next event that it shows.
-    fn next(&self) -> (i64, String) {
-        let line = self.lines.recv_timeout(PATIENCE);
-        let line = line.unwrap_or_else(|error| panic!("{error}: {}", self.process.stderr()));
-        let event: Value = serde_json::from_str(&line).unwrap();
-        (event["id"].as_i64().unwrap(), event["event_payload"].as_str().unwrap().to_owned())
-    }
-
-    fn assert_nothing_else(mut self) {
-        self.process.kill();
-        assert_eq!(self.lines.iter().collect::<Vec<_>>(), [] as [&str; 0]);
-    }
+fn follow(store: &TestStore, arguments: &[&str]) -> Follower {
+    Follower::start(store.command("tail").args(["-n", "all"]).args(arguments))
 }
 
 fn a_follower_shows_events_as_they_are_stored(store: &TestStore) {
     let server = store.prepare_and_consume();
-    let [all, some] = [Follower::start(store, &[]), Follower::start(store, &["--type", "w*"])];
+    let [all, some] = [follow(store, &[]), follow(store, &["--type", "w*"])];
     for number in 0..20 {
         server.store("wanted", &number.to_string());
         server.store("other", "");
-        assert_eq!(some.next().1, number.to_string());
-        assert_eq!((all.next().1, all.next().1), (number.to_string(), String::new()));
+        assert_eq!(some.next_payload(), number.to_string());
+        assert_eq!((all.next_payload(), all.next_payload()), (number.to_string(), String::new()));
     }
     all.assert_nothing_else();
     some.assert_nothing_else();
@@ -110,7 +79,7 @@ fn a_follower_shows_every_event_of_two_processes_once(store: &TestStore) {
     const CLIENTS: usize = 8;
     const EVENTS: usize = 50;
     let servers = [store.prepare_and_consume(), store.consume(&[])];
-    let follower = Follower::start(store, &[]);
+    let follower = follow(store, &[]);
     thread::scope(|scope| {
         for client in 0..CLIENTS {
             let mut connection = servers[client % 2].connect();
@@ -130,7 +99,11 @@ fn a_follower_shows_every_event_of_two_processes_once(store: &TestStore) {
     let stored = store.stored();
     assert_eq!(stored.len(), CLIENTS * (EVENTS + 17));
     for (id, _, payload) in stored {
-        assert_eq!(follower.next(), (id, payload));
+        let event = follower.next();
+        assert_eq!(
+            (event["id"].as_i64(), event["event_payload"].as_str()),
+            (Some(id), Some(payload.as_str()))
+        );
     }
     follower.assert_nothing_else();
 }

@@ -5,16 +5,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+use crate::util::follower::Follower;
 use crate::util::tls::Authority;
 use crate::util::{
-    Consume, PATIENCE, Process, assert_eventctl, eventctl, refusal_of, stored_events, wait_until,
-    write_secret,
+    Consume, Process, assert_eventctl, eventctl, refusal_of, stored_events, wait_until, write_secret,
 };
 
 use super::{HOSTILE, fifteen, insert};
@@ -25,39 +23,8 @@ fn tail(directory: &Path, source: [&str; 2], arguments: &[&str]) -> String {
     String::from_utf8(assert.get_output().stdout.clone()).unwrap()
 }
 
-/// A running `tail -f -o json --endpoint`.
-struct Follower {
-    process: Process,
-    lines: Receiver<String>,
-}
-
-impl Follower {
-    fn start(directory: &Path, url: &str, arguments: &[&str]) -> Follower {
-        let mut command = eventctl(directory);
-        command.args(["tail", "-f", "-o", "json", "--endpoint", url]).args(arguments).stdout(Stdio::piped());
-        let mut process = Process::start(&mut command);
-        let output = BufReader::new(process.child().stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            output.lines().map_while(Result::ok).take_while(|line| sender.send(line.clone()).is_ok()).count()
-        });
-        Follower { process, lines }
-    }
-
-    fn next(&self) -> Value {
-        let line = self.lines.recv_timeout(PATIENCE);
-        let line = line.unwrap_or_else(|error| panic!("{error}: {}", self.process.stderr()));
-        serde_json::from_str(&line).unwrap()
-    }
-
-    fn next_payload(&self) -> String {
-        self.next()["event_payload"].as_str().unwrap().to_owned()
-    }
-
-    fn assert_nothing_else(mut self) {
-        self.process.kill();
-        assert_eq!(self.lines.iter().collect::<Vec<_>>(), [] as [&str; 0]);
-    }
+fn follow(directory: &Path, url: &str, arguments: &[&str]) -> Follower {
+    Follower::start(eventctl(directory).args(["tail", "--endpoint", url]).args(arguments))
 }
 
 /// Starts a server again where it was.
@@ -148,9 +115,8 @@ fn a_follower_shows_events_as_they_are_stored() {
     let directory = tempdir().unwrap();
     let server = Consume::start(directory.path());
     server.store("a", "before");
-    let follower = Follower::start(directory.path(), &server.url(""), &[]);
-    let filtered =
-        Follower::start(directory.path(), &server.url(""), &["--type", "b*", "-U", "2124-01-01T00:00:00Z"]);
+    let follower = follow(directory.path(), &server.url(""), &[]);
+    let filtered = follow(directory.path(), &server.url(""), &["--type", "b*", "-U", "2124-01-01T00:00:00Z"]);
     assert_eq!(follower.next_payload(), "before");
     server.store("b", "0");
     assert_eq!(filtered.next_payload(), "0");
@@ -170,7 +136,7 @@ fn a_follower_shows_events_as_they_are_stored() {
 fn a_follower_of_an_empty_service_shows_its_first_event() {
     let directory = tempdir().unwrap();
     let server = Consume::start(directory.path());
-    let follower = Follower::start(directory.path(), &server.url(""), &[]);
+    let follower = follow(directory.path(), &server.url(""), &[]);
     server.store("a", "first");
     assert_eq!(follower.next_payload(), "first");
     follower.assert_nothing_else();
@@ -181,7 +147,7 @@ fn a_follower_goes_on_through_kills_of_the_server() {
     let directory = tempdir().unwrap();
     let mut server = Consume::start(directory.path());
     let address = server.address;
-    let mut follower = Follower::start(directory.path(), &server.url(""), &["-n", "all"]);
+    let mut follower = follow(directory.path(), &server.url(""), &["-n", "all"]);
     // It has to have come as far as to follow before the server goes.
     server.store("a", "0");
     assert_eq!(follower.next()["event_payload"], "0");
@@ -220,7 +186,7 @@ fn a_follower_starts_over_where_another_store_takes_the_place() {
     let mut server = Consume::start(directory.path());
     let address = server.address;
     server.store("a", "old");
-    let follower = Follower::start(directory.path(), &server.url(""), &[]);
+    let follower = follow(directory.path(), &server.url(""), &[]);
     assert_eq!(follower.next_payload(), "old");
     server.process.kill();
     for file in ["events.db", "events.db-wal", "events.db-shm"] {
@@ -270,7 +236,7 @@ fn a_follower_shows_every_event_once_while_connections_are_cut() {
             });
         }
     });
-    let follower = Follower::start(directory.path(), &url, &[]);
+    let follower = follow(directory.path(), &url, &[]);
     for number in 0..60 {
         server.store("a", &format!("{number}/{}", "x".repeat(100)));
         assert!(follower.next_payload().starts_with(&format!("{number}/")));
@@ -314,7 +280,7 @@ fn a_guarded_service_is_shown_to_whoever_may_see_it() {
             local
         );
     }
-    let follower = Follower::start(directory.path(), &url, &LOGIN);
+    let follower = follow(directory.path(), &url, &LOGIN);
     assert_eq!([follower.next_payload(), follower.next_payload()], ["1", "2"]);
     insert(directory.path(), &[("a", "3")]);
     assert_eq!(follower.next_payload(), "3");
@@ -344,8 +310,7 @@ fn a_follower_fetches_another_token_when_its_own_is_taken_no_more() {
     let guard = |key| ["--username", "operator", "--password-file", "password", "--signing-key-file", key];
     let mut server = Consume::start_with(directory.path(), &guard("key"));
     let (address, url) = (server.address, server.url(""));
-    let follower =
-        Follower::start(directory.path(), &url, &["--username", "operator", "--password-file", "password"]);
+    let follower = follow(directory.path(), &url, &["--username", "operator", "--password-file", "password"]);
     insert(directory.path(), &[("a", "1")]);
     assert_eq!(follower.next_payload(), "1");
     server.process.kill();

@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod disk;
+pub mod follower;
 pub mod http;
 pub mod http2;
 pub mod mail;
