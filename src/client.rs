@@ -69,11 +69,7 @@ impl HttpClient {
     /// # Errors
     /// The connection fails, or the response does not arrive in time.
     pub async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
-        self.in_time(async {
-            let (head, body) = self.request(request).await?.into_parts();
-            Ok(Response::from_parts(head, read_to_end(body, RESPONSE_LIMIT_BYTES).await?))
-        })
-        .await
+        self.read(request, RESPONSE_LIMIT_BYTES).await
     }
 
     /// Sends a request and reads the response, whose body must not be longer than the limit.
@@ -85,15 +81,11 @@ impl HttpClient {
         request: Request<Full<Bytes>>,
         limit_bytes: usize,
     ) -> anyhow::Result<Response<Bytes>> {
-        self.in_time(async {
-            let (head, body) = self.request(request).await?.into_parts();
-            let body = read_to_end(body, limit_bytes).await?;
-            if body.len() > limit_bytes {
-                bail!("the response is longer than {limit_bytes} bytes");
-            }
-            Ok(Response::from_parts(head, body))
-        })
-        .await
+        let response = self.read(request, limit_bytes).await?;
+        if response.body().len() > limit_bytes {
+            bail!("the response is longer than {limit_bytes} bytes");
+        }
+        Ok(response)
     }
 
     /// Sends a request whose response goes on: its head.
@@ -102,6 +94,18 @@ impl HttpClient {
     /// The connection fails, or there is no response in time.
     pub async fn open(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
         self.in_time(self.request(request)).await
+    }
+
+    async fn read(
+        &self,
+        request: Request<Full<Bytes>>,
+        limit_bytes: usize,
+    ) -> anyhow::Result<Response<Bytes>> {
+        self.in_time(async {
+            let (head, body) = self.request(request).await?.into_parts();
+            Ok(Response::from_parts(head, read_to_end(body, limit_bytes).await?))
+        })
+        .await
     }
 
     async fn request(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {

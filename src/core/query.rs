@@ -42,25 +42,19 @@ impl Query {
     /// The first parameter that is wrong, and what would be right.
     pub fn parse(text: &str) -> Result<Query, String> {
         let mut query = Query { limit: DEFAULT_LIMIT, ..Query::default() };
-        let parameters: Vec<_> = form_urlencoded::parse(text.as_bytes()).collect();
-        for (position, (name, value)) in parameters.iter().enumerate() {
-            if parameters[..position].iter().any(|(earlier, _)| earlier == name) {
-                return Err(bad_parameter(name, "given twice"));
-            }
+        for_each_parameter(text, "limit, after, before, type, since, until", |name, value| {
             let explain = |error: String| bad_parameter(name, &error);
-            match name.as_ref() {
+            match name {
                 "after" => query.after = Some(parse(name, value, "an id such as `17`")?),
                 "before" => query.before = Some(parse(name, value, "an id such as `17`")?),
                 "type" => query.event_type = Some(value.parse().map_err(explain)?),
                 "since" => query.since = Some(value.parse().map_err(explain)?),
                 "until" => query.until = Some(value.parse().map_err(explain)?),
                 "limit" => query.limit = parse(name, value, "a number from 1 to 1000")?,
-                _ => {
-                    let expected = "not one of limit, after, before, type, since, until";
-                    return Err(bad_parameter(&excerpt(name, EXCERPT_LIMIT), expected));
-                }
+                _ => return Ok(false),
             }
-        }
+            Ok(true)
+        })?;
         if !(1..=MAXIMUM_LIMIT).contains(&query.limit) {
             return Err(bad_parameter("limit", "expected a number from 1 to 1000"));
         }
@@ -84,31 +78,41 @@ impl StreamQuery {
     /// The first parameter that is wrong, and what would be right.
     pub fn parse(text: &str) -> Result<StreamQuery, String> {
         let mut query = StreamQuery::default();
-        let parameters: Vec<_> = form_urlencoded::parse(text.as_bytes()).collect();
-        for (position, (name, value)) in parameters.iter().enumerate() {
-            if parameters[..position].iter().any(|(earlier, _)| earlier == name) {
-                return Err(bad_parameter(name, "given twice"));
-            }
-            match name.as_ref() {
+        for_each_parameter(text, "type, after", |name, value| {
+            match name {
                 "after" => {
-                    let after = parse_position(value).ok_or_else(|| {
-                        let got = excerpt(value, EXCERPT_LIMIT);
-                        bad_parameter(name, &format!("expected an id such as `17`, got `{got}`"))
-                    })?;
+                    let after =
+                        parse_position(value).ok_or_else(|| unexpected(name, value, "an id such as `17`"))?;
                     query.after = Some(after);
                 }
                 "type" => {
                     let glob = value.parse().map_err(|error: String| bad_parameter(name, &error))?;
                     query.event_type = Some(glob);
                 }
-                _ => {
-                    let name = excerpt(name, EXCERPT_LIMIT);
-                    return Err(bad_parameter(&name, "not one of type, after"));
-                }
+                _ => return Ok(false),
             }
-        }
+            Ok(true)
+        })?;
         Ok(query)
     }
+}
+
+/// Hands the parameters of a query string on, each of which may be given once; `take` says whether it knows one.
+fn for_each_parameter(
+    text: &str,
+    known: &str,
+    mut take: impl FnMut(&str, &str) -> Result<bool, String>,
+) -> Result<(), String> {
+    let parameters: Vec<_> = form_urlencoded::parse(text.as_bytes()).collect();
+    for (position, (name, value)) in parameters.iter().enumerate() {
+        if parameters[..position].iter().any(|(earlier, _)| earlier == name) {
+            return Err(bad_parameter(name, "given twice"));
+        }
+        if !take(name, value)? {
+            return Err(bad_parameter(&excerpt(name, EXCERPT_LIMIT), &format!("not one of {known}")));
+        }
+    }
+    Ok(())
 }
 
 /// An id, or 0 for the place before the first: digits alone.
@@ -119,10 +123,12 @@ pub fn parse_position(text: &str) -> Option<i64> {
 fn parse<T: FromStr>(name: &str, value: &str, expected: &str) -> Result<T, String> {
     // A number as JSON writes it: `parse` alone would take a plus sign.
     let number = value.parse().ok().filter(|_| !value.starts_with('+'));
-    number.ok_or_else(|| {
-        let got = excerpt(value, EXCERPT_LIMIT);
-        bad_parameter(name, &format!("expected {expected}, got `{got}`"))
-    })
+    number.ok_or_else(|| unexpected(name, value, expected))
+}
+
+fn unexpected(name: &str, value: &str, expected: &str) -> String {
+    let got = excerpt(value, EXCERPT_LIMIT);
+    bad_parameter(name, &format!("expected {expected}, got `{got}`"))
 }
 
 fn bad_parameter(name: &str, detail: &str) -> String {

@@ -1,5 +1,6 @@
 //! Text from outside, made safe to show.
 
+use std::env;
 use std::fmt::Write;
 use std::io;
 
@@ -36,6 +37,13 @@ pub fn excerpt(text: &str, limit: usize) -> String {
         Some((end, _)) => printable(&text[..end]) + "…",
         None => printable(text),
     }
+}
+
+/// Whether the environment allows colours where nobody asks for them.
+///
+/// Source: no-color.org: any value of `NO_COLOR` but an empty one forbids them.
+pub fn allows_color() -> bool {
+    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// JSON in which the characters that a terminal obeys are escapes. JSON itself escapes only C0.

@@ -1,6 +1,5 @@
 //! From an event to its line.
 
-use std::env;
 use std::fmt::{self, Write};
 
 use serde::Serialize;
@@ -8,7 +7,7 @@ use serde_json::Serializer;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
-use crate::core::text::{PrintableFormatter, excerpt};
+use crate::core::text::{PrintableFormatter, allows_color, excerpt};
 use crate::core::timestamp::Timestamp;
 
 /// The most of a text that is logged, in characters: what servers answer can be long.
@@ -34,8 +33,7 @@ impl Style {
     /// The style for a format that was asked for, if any, on a terminal or elsewhere.
     pub fn new(format: Option<LineFormat>, on_terminal: bool) -> Style {
         let fitting = if on_terminal { LineFormat::Text } else { LineFormat::Json };
-        let allowed = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Style { format: format.unwrap_or(fitting), colored: on_terminal && allowed }
+        Style { format: format.unwrap_or(fitting), colored: on_terminal && allows_color() }
     }
 
     /// The line of an event, with its end.

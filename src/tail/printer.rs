@@ -1,6 +1,5 @@
 //! Events, alerts and statistics in one of the formats.
 
-use std::env;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -10,7 +9,7 @@ use serde_json::ser::Serializer;
 use super::stats;
 use crate::cli::{Color, EventFormat, TailOptions};
 use crate::core::event::StoredEvent;
-use crate::core::text::{PrintableFormatter, printable};
+use crate::core::text::{PrintableFormatter, allows_color, printable};
 use crate::core::timestamp::Timestamp;
 use crate::store::backend::{Delivery, DeliveryState, Statistics, TypeStatistics};
 
@@ -31,11 +30,10 @@ const ALERT_COLUMNS: &str =
 impl<W: Write> Printer<W> {
     /// A printer in the format and the colours that the options ask for.
     pub fn new(options: &TailOptions, on_terminal: bool, output: W) -> Printer<W> {
-        let allowed = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let color = match options.color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => on_terminal && allowed,
+            Color::Auto => on_terminal && allows_color(),
         };
         let columns = match (options.alerts, options.stats) {
             (true, _) => ALERT_COLUMNS,
