@@ -6,6 +6,16 @@ use std::io;
 
 use serde_json::ser::Formatter;
 
+/// U+FEFF in UTF-8: some programs write it at the start of a text.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// The text without a byte order mark at its start, which is no part of it.
+///
+/// Source: RFC 8259, section 8.1, lets readers of JSON ignore it; other files are read alike.
+pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
 /// Whether a character could do more to a terminal than appear on it: C0, DEL, C1, direction marks and
 /// overrides, line and paragraph separators.
 pub fn is_unsafe(character: char) -> bool {
@@ -79,6 +89,21 @@ mod tests {
             r"\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}"
         );
         assert_eq!(printable("é😀 \"quoted\" \\"), "é😀 \"quoted\" \\");
+    }
+
+    #[test]
+    fn one_byte_order_mark_is_passed_over_and_only_at_the_start() {
+        for (text, expected) in [
+            ("\u{FEFF}{}", "{}"),
+            ("{}", "{}"),
+            ("\u{FEFF}", ""),
+            ("", ""),
+            ("\u{FEFF}\u{FEFF}x", "\u{FEFF}x"),
+            ("x\u{FEFF}", "x\u{FEFF}"),
+        ] {
+            assert_eq!(without_byte_order_mark(text.as_bytes()), expected.as_bytes(), "{text:?}");
+        }
+        assert_eq!(without_byte_order_mark(b"\xEF\xBB"), b"\xEF\xBB");
     }
 
     #[test]
