@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use super::cancellation::Cancellation;
 use crate::core::event::{Event, StoredEvent};
 use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
@@ -83,6 +84,9 @@ pub trait Backend: Send {
 
 /// The reading side of a store: a connection of its own, and no transaction between two calls.
 pub trait Reader: Send {
+    /// Lets the reads from here on stop early once they are cancelled, as refused.
+    fn cancel_with(&mut self, _cancellation: Cancellation) {}
+
     /// The events of a page, in the order of their ids.
     ///
     /// # Errors

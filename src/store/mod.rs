@@ -3,6 +3,7 @@
 pub mod backend;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod batch;
+mod cancellation;
 mod database;
 mod location;
 #[cfg(feature = "mysql")]
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 
 use self::backend::{Append, Backend, Outcome, Reader, StoreError};
+use self::cancellation::Cancellation;
 pub use self::location::StoreLocation;
 use self::sqlite::{SqliteBackend, SqliteReader};
 pub use self::statistics::PARTS;
@@ -187,7 +189,7 @@ impl Store {
         let readers = Readers {
             location: location.clone(),
             options,
-            permits: Semaphore::new(READERS),
+            permits: Arc::new(Semaphore::new(READERS)),
             idle: Mutex::new(Vec::with_capacity(READERS)),
         };
         let store = Store {
@@ -249,6 +251,8 @@ impl Store {
 
     /// Runs a read on a connection of its own. The result stays within its reservation while it is in use.
     ///
+    /// Dropping the future cancels the read. It keeps its place among [`READERS`] until it has stopped.
+    ///
     /// # Errors
     /// Why there is no result.
     pub async fn read<T: Send + 'static>(
@@ -256,8 +260,14 @@ impl Store {
         read: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let readers = Arc::clone(&self.readers);
-        let _permit = self.readers.permits.acquire().await.expect("the semaphore is never closed");
-        let reading = tokio::task::spawn_blocking(move || readers.run(read));
+        let permit =
+            Arc::clone(&readers.permits).acquire_owned().await.expect("the semaphore is never closed");
+        let cancellation = Cancellation::default();
+        let _cancel_on_drop = cancellation.guard();
+        let reading = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            readers.run(cancellation, read)
+        });
         reading.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
     }
 
@@ -298,17 +308,22 @@ fn writer_has_stopped() -> StoreError {
 struct Readers {
     location: StoreLocation,
     options: StoreOptions,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<Box<dyn Reader>>>,
 }
 
 impl Readers {
-    fn run<T>(&self, read: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn run<T>(
+        &self,
+        cancellation: Cancellation,
+        read: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut reader = match idle {
             Some(reader) => reader,
             None => open_reader_with(&self.location, self.options).map_err(StoreError::cannot_open)?,
         };
+        reader.cancel_with(cancellation);
         let result = read(reader.as_mut());
         // A connection that failed is not used again.
         if !matches!(result, Err(StoreError::Unavailable(_))) {

@@ -16,6 +16,7 @@ use self::script::{Script, quoted, size_of};
 use super::StoreOptions;
 use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
 use super::batch::Batch;
+use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
 use super::location::{ServerDatabase, TlsMode};
 use super::server::{self, CONNECT_TIMEOUT, Encryption, ServerConnection, WRITE_TIME};
@@ -254,6 +255,7 @@ pub struct MySqlReader {
     options: StoreOptions,
     /// Whether the last read failed: the connection may be lost.
     failed: bool,
+    cancellation: Cancellation,
 }
 
 impl MySqlReader {
@@ -264,13 +266,15 @@ impl MySqlReader {
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<MySqlReader> {
         let time_limit = options.read_time.unwrap_or(Duration::from_secs(3600));
         let connection = open(database, time_limit, options.for_reading())?;
-        Ok(MySqlReader { connection, database: database.clone(), options, failed: false })
+        let (database, cancellation) = (database.clone(), Cancellation::default());
+        Ok(MySqlReader { connection, database, options, failed: false, cancellation })
     }
 
     /// Reads, on a new connection where the last one was lost: a reader that waits for long outlives servers.
     fn reading<T>(&mut self, read: impl FnOnce(&mut Conn) -> Result<T, StoreError>) -> Result<T, StoreError> {
         if self.failed {
-            *self = MySqlReader::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
+            let fresh = MySqlReader::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
+            *self = MySqlReader { cancellation: self.cancellation.clone(), ..fresh };
         }
         let result = read(&mut self.connection);
         self.failed = matches!(result, Err(StoreError::Unavailable(_)));
@@ -279,9 +283,13 @@ impl MySqlReader {
 }
 
 impl Reader for MySqlReader {
+    fn cancel_with(&mut self, cancellation: Cancellation) {
+        self.cancellation = cancellation;
+    }
+
     fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
-        let time_limit = self.options.read_time;
-        self.reading(|connection| paging::page(connection, query, time_limit))
+        let deadline = ReadDeadline::start(self.options.read_time, &self.cancellation);
+        self.reading(|connection| paging::page(connection, query, &deadline))
     }
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {

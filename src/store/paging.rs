@@ -1,9 +1,8 @@
 //! Pages of events from a database server, some rows at a time, so that no page takes more memory than it may.
 
-use std::time::{Duration, Instant};
-
 use super::PAGE_LIMIT_BYTES;
 use super::backend::{Page, StoreError};
+use super::cancellation::ReadDeadline;
 use super::statements::{Statements, Value, event_of};
 use crate::core::event::StoredEvent;
 use crate::core::query::{Glob, Query};
@@ -16,13 +15,12 @@ const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FR
 /// The events of a page, in the order of their ids.
 ///
 /// # Errors
-/// The server does not answer, or the page takes longer than the limit.
+/// The server does not answer, the page takes longer than it may, or nobody waits for it any more.
 pub fn page<S: Statements>(
     statements: &mut S,
     query: &Query,
-    time_limit: Option<Duration>,
+    deadline: &ReadDeadline,
 ) -> Result<Page, StoreError> {
-    let started = Instant::now();
     let ascending = query.after.is_some();
     let mut next = query.clone();
     let mut page = Page { events: Vec::new(), more: false };
@@ -51,7 +49,7 @@ pub fn page<S: Statements>(
             break;
         }
         *(if ascending { &mut next.after } else { &mut next.before }) = anchor;
-        if time_limit.is_some_and(|limit| started.elapsed() > limit) {
+        if deadline.is_over() {
             return Err(StoreError::Refused("the query took too long".to_owned()));
         }
     }

@@ -16,6 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::StoreOptions;
 use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
 use super::batch::{Batch, KnownKeys};
+use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
 use super::location::ServerDatabase;
 use super::server::{self, CONNECT_TIMEOUT, Encryption, ServerConnection, WRITE_TIME};
@@ -235,6 +236,7 @@ pub struct PostgresReader {
     connection: Connection,
     database: ServerDatabase,
     options: StoreOptions,
+    cancellation: Cancellation,
 }
 
 impl PostgresReader {
@@ -245,22 +247,29 @@ impl PostgresReader {
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<PostgresReader> {
         let connection =
             Connection::open(database, options.read_time.unwrap_or_default(), options.for_reading())?;
-        Ok(PostgresReader { connection, database: database.clone(), options })
+        let cancellation = Cancellation::default();
+        Ok(PostgresReader { connection, database: database.clone(), options, cancellation })
     }
 
     /// Connects anew where the connection was lost: a reader that waits for long outlives servers.
     fn connected(&mut self) -> Result<&mut Connection, StoreError> {
         if self.connection.client.is_closed() {
-            *self = PostgresReader::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
+            let fresh =
+                PostgresReader::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
+            *self = PostgresReader { cancellation: self.cancellation.clone(), ..fresh };
         }
         Ok(&mut self.connection)
     }
 }
 
 impl Reader for PostgresReader {
+    fn cancel_with(&mut self, cancellation: Cancellation) {
+        self.cancellation = cancellation;
+    }
+
     fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
-        let time_limit = self.options.read_time;
-        paging::page(self.connected()?, query, time_limit)
+        let deadline = ReadDeadline::start(self.options.read_time, &self.cancellation);
+        paging::page(self.connected()?, query, &deadline)
     }
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {

@@ -14,6 +14,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Null, ToSql, ToSqlOu
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
+use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
 use super::statements::{Statements, Value};
 use super::{PAGE_LIMIT_BYTES, outbox, statistics};
@@ -248,6 +249,7 @@ pub struct SqliteReader {
     path: PathBuf,
     files: FileIdentities,
     time_limit: Option<Duration>,
+    cancellation: Cancellation,
 }
 
 impl SqliteReader {
@@ -268,7 +270,8 @@ impl SqliteReader {
             return Err(not_prepared(path));
         }
         let files = FileIdentities::of(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-        Ok(SqliteReader { connection, path: path.to_owned(), files, time_limit })
+        let cancellation = Cancellation::default();
+        Ok(SqliteReader { connection, path: path.to_owned(), files, time_limit, cancellation })
     }
 
     fn rows(&self, query: &Query, limit: usize) -> rusqlite::Result<Page> {
@@ -344,18 +347,20 @@ impl SqliteReader {
             }
         };
         if files != self.files {
-            *self = SqliteReader::open(&self.path, self.time_limit).map_err(StoreError::cannot_open)?;
+            let fresh = SqliteReader::open(&self.path, self.time_limit).map_err(StoreError::cannot_open)?;
+            *self = SqliteReader { cancellation: self.cancellation.clone(), ..fresh };
         }
-        if let Some(limit) = self.time_limit {
-            let started = Instant::now();
-            let expired = move || started.elapsed() > limit;
-            self.connection.progress_handler(STEPS_BETWEEN_DEADLINE_CHECKS, Some(expired))?;
-        }
+        let deadline = ReadDeadline::start(self.time_limit, &self.cancellation);
+        self.connection.progress_handler(STEPS_BETWEEN_DEADLINE_CHECKS, Some(move || deadline.is_over()))?;
         Ok(query(self)?)
     }
 }
 
 impl Reader for SqliteReader {
+    fn cancel_with(&mut self, cancellation: Cancellation) {
+        self.cancellation = cancellation;
+    }
+
     fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
         self.within_limit(|reader| reader.rows(query, query.limit))
     }

@@ -3,6 +3,7 @@
 mod access;
 mod access_tokens;
 mod bodies;
+mod cancelled;
 mod drain;
 mod garbage;
 mod guessing;

@@ -8,6 +8,7 @@ mod listing;
 mod maintenance;
 mod outbox;
 mod preparing;
+pub mod reading;
 mod streaming;
 mod tailing;
 mod tokens;
