@@ -18,7 +18,7 @@ use tracing::level_filters::LevelFilter;
 use crate::alert::{AlertSettings, Channel, Channels, MailEncryption, MailSettings, Rule};
 use crate::client::Reach;
 use crate::core::event::HEALTH_ALERT;
-use crate::core::query::Glob;
+use crate::core::glob::Glob;
 use crate::core::secret::Secret;
 use crate::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
 use crate::logging::{LineFormat, LogLevels, LogSettings};

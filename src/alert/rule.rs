@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::channel::{Channel, Channels};
-use crate::core::query::Glob;
+use crate::core::glob::Glob;
 
 /// Events of these types are told to these channels.
 #[derive(Debug, Clone, PartialEq, Eq)]

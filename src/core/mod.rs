@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod event;
+pub mod glob;
 pub mod hint;
 pub mod metrics;
 pub mod network;

@@ -1,8 +1,8 @@
 //! Which events a reader wants.
 
-use std::fmt;
 use std::str::FromStr;
 
+use super::glob::Glob;
 use super::text::excerpt;
 use super::timestamp::Timestamp;
 
@@ -14,9 +14,6 @@ const MAXIMUM_LIMIT: usize = 1000;
 
 /// The longest part of a stranger's text that a message repeats, in characters.
 const EXCERPT_LIMIT: usize = 64;
-
-/// The longest pattern, in bytes: four for each character of the longest type. SQLite takes 50,000.
-const PATTERN_LIMIT_BYTES: usize = 1020;
 
 /// A page of events: filters, and where the page lies among the ids.
 #[derive(Debug, Clone, Default)]
@@ -133,151 +130,4 @@ fn unexpected(name: &str, value: &str, expected: &str) -> String {
 
 fn bad_parameter(name: &str, detail: &str) -> String {
     format!("query parameter `{name}`: {detail}")
-}
-
-/// A pattern over a whole event type: `*` any run, `?` one character, `[a-z]` one of a set, `[!a-z]` one outside it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Glob(String);
-
-impl Glob {
-    /// The pattern, with sets negated by `^`.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether the pattern matches nothing but itself.
-    pub fn is_literal(&self) -> bool {
-        !self.0.contains(['*', '?', '['])
-    }
-
-    /// Whether a type fits the pattern, as SQLite's GLOB has it.
-    pub fn matches(&self, event_type: &str) -> bool {
-        // Where a run is not long enough, the last `*` takes one character more: the earlier ones need not.
-        let (mut pattern, mut text) = (self.0.as_str(), event_type);
-        let mut last_star: Option<(&str, &str)> = None;
-        loop {
-            if let Some(rest) = pattern.strip_prefix('*') {
-                last_star = Some((rest, text));
-                pattern = rest;
-                continue;
-            }
-            if let Some((rest_of_pattern, rest_of_text)) = match_one(pattern, text) {
-                (pattern, text) = (rest_of_pattern, rest_of_text);
-                continue;
-            }
-            if pattern.is_empty() && text.is_empty() {
-                return true;
-            }
-            let Some((behind_star, taken)) = last_star else { return false };
-            let mut longer = taken.chars();
-            if longer.next().is_none() {
-                return false;
-            }
-            (pattern, text) = (behind_star, longer.as_str());
-            last_star = Some((behind_star, text));
-        }
-    }
-}
-
-/// Takes a character of the text and what it fits off the pattern; none where it does not fit.
-fn match_one<'a>(pattern: &'a str, text: &'a str) -> Option<(&'a str, &'a str)> {
-    let mut characters = text.chars();
-    let character = characters.next()?;
-    let mut wanted = pattern.chars();
-    let rest_of_pattern = match wanted.next()? {
-        '?' => wanted.as_str(),
-        '[' => match_set(wanted.as_str(), character)?,
-        literal if literal == character => wanted.as_str(),
-        _ => return None,
-    };
-    Some((rest_of_pattern, characters.as_str()))
-}
-
-/// What is behind a set that a character is in; none where it is not.
-fn match_set(set: &str, character: char) -> Option<&str> {
-    let (negated, members) = match set.strip_prefix('^') {
-        Some(members) => (true, members),
-        None => (false, set),
-    };
-    // A `]` that comes first is a member, and no range begins with it.
-    let first = usize::from(members.starts_with(']'));
-    let close = first + members[first..].find(']')?;
-    let mut found = first == 1 && character == ']';
-    let mut rest = members[first..close].chars();
-    let mut prior = None;
-    while let Some(member) = rest.next() {
-        let range = prior.filter(|_| member == '-').zip(rest.clone().next());
-        if let Some((from, to)) = range {
-            rest.next();
-            found |= (from..=to).contains(&character);
-            prior = None;
-        } else {
-            found |= member == character;
-            prior = Some(member);
-        }
-    }
-    (found != negated).then(|| &members[close + 1..])
-}
-
-impl FromStr for Glob {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Glob, String> {
-        // No type has one, and to SQLite the pattern would end there.
-        if text.contains('\0') {
-            return Err("expected a pattern without U+0000".to_owned());
-        }
-        if text.len() > PATTERN_LIMIT_BYTES {
-            return Err(format!("expected a pattern of at most {PATTERN_LIMIT_BYTES} bytes"));
-        }
-        let mut pattern = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some((before, set)) = rest.split_once('[') {
-            let negated = set.starts_with(['!', '^']);
-            let members = &set[usize::from(negated)..];
-            // A `]` that comes first is a member of the set.
-            let first = usize::from(members.starts_with(']'));
-            let close = members[first..].find(']').ok_or("expected a `]` for every `[` of the pattern")?;
-            let (members, after) = members.split_at(first + close + 1);
-            pattern.extend([before, if negated { "[^" } else { "[" }, members]);
-            rest = after;
-        }
-        Ok(Glob(pattern + rest))
-    }
-}
-
-impl fmt::Display for Glob {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn globs_close_their_sets() {
-        for right in ["", "message", "user.*", "a?c", "[a-z]*", "[!a]", "[]]", "[!]]x"] {
-            assert!(right.parse::<Glob>().is_ok(), "{right}");
-        }
-        for wrong in ["[", "a[b", "[]", "[!]", "[a][b"] {
-            assert!(wrong.parse::<Glob>().is_err(), "{wrong}");
-        }
-        assert_eq!("[!a]".parse::<Glob>().unwrap().as_str(), "[^a]");
-    }
-
-    #[test]
-    fn an_exclamation_mark_negates_only_where_a_set_begins() {
-        for (text, pattern) in [("[[!]", "[[!]"), ("[][!]*", "[][!]*"), ("[![!]", "[^[!]"), ("a!b", "a!b")] {
-            assert_eq!(text.parse::<Glob>().unwrap().as_str(), pattern);
-        }
-    }
-
-    #[test]
-    fn patterns_that_no_store_could_match_are_refused() {
-        assert!("a*\0b".parse::<Glob>().is_err());
-        assert!("é".repeat(PATTERN_LIMIT_BYTES / 2).parse::<Glob>().is_ok());
-        assert!("*".repeat(PATTERN_LIMIT_BYTES + 1).parse::<Glob>().is_err());
-    }
 }

@@ -5,7 +5,8 @@ use super::backend::{Page, StoreError};
 use super::cancellation::ReadDeadline;
 use super::statements::{Statements, Value, event_of};
 use crate::core::event::StoredEvent;
-use crate::core::query::{Glob, Query};
+use crate::core::glob::{Glob, Token};
+use crate::core::query::Query;
 
 /// How many rows are fetched at once. All of them may be as large as a request may be.
 const ROWS_PER_FETCH: usize = 32;
@@ -91,24 +92,36 @@ fn select(query: &Query, limit: usize) -> (String, Vec<Value>) {
     (statement, values)
 }
 
-/// The pattern in SQL: it matches what the glob matches, and more where the glob has a set.
+/// The longest literal between two runs that the server is asked to look for, in characters: what it does for a row is
+/// bounded so.
+const LITERAL_LIMIT: usize = 32;
+
+/// A pattern in SQL that matches what the glob matches, and more where the glob has sets or several runs: the server finds
+/// the rows that start and end as the glob does and have its longest literal between, and `Glob::matches` decides.
 fn like_pattern(glob: &Glob) -> String {
+    let mut parts = glob.tokens().split(|token| *token == Token::Run);
+    let mut pattern = parts.next().map(like).unwrap_or_default();
+    let parts: Vec<&[Token]> = parts.collect();
+    let Some((suffix, between)) = parts.split_last() else { return pattern };
+    pattern.push('%');
+    let literals = between.iter().flat_map(|part| part.split(|token| matches!(token, Token::Set(_))));
+    if let Some(literal) = literals.max_by_key(|literal| literal.len()).filter(|literal| !literal.is_empty())
+    {
+        pattern += &like(&literal[..literal.len().min(LITERAL_LIMIT)]);
+        pattern.push('%');
+    }
+    pattern + &like(suffix)
+}
+
+/// Tokens other than runs, in SQL.
+fn like(tokens: &[Token]) -> String {
     let mut pattern = String::new();
-    let mut rest = glob.as_str().chars();
-    while let Some(character) = rest.next() {
-        match character {
-            '*' => pattern.push('%'),
-            '?' => pattern.push('_'),
-            '[' => {
-                pattern.push('_');
-                // The first member may be a `]`, behind a `^` too.
-                let members = rest.as_str().strip_prefix('^').unwrap_or(rest.as_str());
-                let close = members.char_indices().skip(1).find(|(_, member)| *member == ']');
-                let close = close.map_or(members.len(), |(at, _)| at + 1);
-                rest = members[close..].chars();
-            }
-            '%' | '_' | '!' => pattern.extend(['!', character]),
-            character => pattern.push(character),
+    for token in tokens {
+        match token {
+            Token::Literal(character @ ('%' | '_' | '!')) => pattern.extend(['!', *character]),
+            Token::Literal(character) => pattern.push(*character),
+            Token::Set(_) => pattern.push('_'),
+            Token::Run => pattern.push('%'),
         }
     }
     pattern
@@ -127,8 +140,14 @@ mod tests {
             ("a[b-d]e[!]]f", "a_e_f"),
             ("[]]*", "_%"),
             ("[!^]a", "_a"),
+            ("*", "%"),
+            ("*error*", "%error%"),
+            ("a*bc?def*g*[xyz]h", "a%def%_h"),
+            ("*?*?*", "%"),
         ] {
             assert_eq!(like_pattern(&glob.parse().unwrap()), pattern, "{glob}");
         }
+        let long = format!("*{}*", "x".repeat(200));
+        assert_eq!(like_pattern(&long.parse().unwrap()).len(), LITERAL_LIMIT + 2);
     }
 }

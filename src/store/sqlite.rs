@@ -277,7 +277,7 @@ impl SqliteReader {
     fn rows(&self, query: &Query, limit: usize) -> rusqlite::Result<Page> {
         let mut conditions = Vec::new();
         let mut parameters: Vec<&dyn ToSql> = Vec::new();
-        let (glob, since, until);
+        let (literal, since, until);
         if let Some(after) = &query.after {
             conditions.push("id > ?");
             parameters.push(after);
@@ -287,9 +287,12 @@ impl SqliteReader {
             parameters.push(before);
         }
         if let Some(event_type) = &query.event_type {
-            conditions.push(if event_type.is_literal() { "event_type = ?" } else { "event_type GLOB ?" });
-            glob = event_type.as_str();
-            parameters.push(&glob);
+            // Other patterns are matched here: SQLite's GLOB backtracks.
+            if event_type.is_literal() {
+                conditions.push("event_type = ?");
+                literal = event_type.as_str();
+                parameters.push(&literal);
+            }
         }
         if let Some(timestamp) = query.since {
             conditions.push("received_at >= ?");
@@ -310,6 +313,11 @@ impl SqliteReader {
         let mut page = Page { events: Vec::new(), more: false };
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
+            if let Some(glob) = &query.event_type
+                && !glob.matches(row.get_ref(2)?.as_str()?)
+            {
+                continue;
+            }
             let event = event_of(row)?;
             bytes += event.event_type.len() + event.event_payload.len();
             let full = page.events.len() == limit || bytes > PAGE_LIMIT_BYTES && !page.events.is_empty();

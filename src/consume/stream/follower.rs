@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Slot;
 use super::hub::{FAILURE_PAUSE, Horizon, Seat, Written};
 use super::pieces::{Next, PIECE_BYTES, Piece, next_piece};
-use crate::core::query::{Glob, Query};
+use crate::core::glob::Glob;
+use crate::core::query::Query;
 use crate::store::Store;
 use crate::store::backend::{Reader, StoreError};
 

@@ -14,7 +14,8 @@ use tracing::warn;
 
 use super::pieces::{Lane, PIECE_BYTES, next_piece};
 use crate::consume::problem::Problem;
-use crate::core::query::{Glob, Query};
+use crate::core::glob::Glob;
+use crate::core::query::Query;
 use crate::store::Store;
 use crate::store::backend::{Reader, StoreError};
 
@@ -42,6 +43,12 @@ const LOOK_LIMIT: usize = 100_000;
 
 /// The same for a single stream.
 const LOOK_LIMIT_OF_ONE: usize = 16384;
+
+/// What matching the types of one look may take, for all lanes together and in equal shares: bytes of types, times the words
+/// of a pattern. It is some 30 ms; an ordinary pattern has one word.
+///
+/// A lane whose pattern takes more than its share is left behind. Its streams read the store in turns, and delay no others.
+const LOOK_WORK: usize = 1 << 23;
 
 /// How much is held for streams that are not quite up to date. Those that are further behind read from the store.
 const RING_BYTES: usize = 8 << 20;
@@ -144,7 +151,7 @@ impl Hub {
         if horizon.borrow().ending {
             return refuse("the service is stopping");
         }
-        let filter = filter.filter(|glob| glob.as_str() != "*");
+        let filter = filter.filter(|glob| !glob.matches_all());
         let lane = hub.enter_lane(filter);
         hub.open.inc();
         hub.bell.notify_one();
@@ -228,7 +235,7 @@ impl Hub {
             self.horizon.send_modify(|horizon| horizon.head = head);
             return Ok(Looked::default());
         }
-        // A store that has nothing has forgotten it; one that has come less far is another.
+        // A store that has nothing has deleted it; one that has come less far is another.
         if let Some(newest) = newest.filter(|newest| *newest < head) {
             ring.clear(&lanes);
             lanes.iter().for_each(|lane| lane.begin(newest));
@@ -247,7 +254,13 @@ impl Hub {
         let page = reader.page(&Query { after: Some(head), limit, ..Query::default() })?;
         let Some(last) = page.events.last() else { return Ok(Looked::default()) };
         let mut sent_bytes = 0;
+        let type_bytes: usize = page.events.iter().map(|event| event.event_type.len()).sum();
         for lane in &lanes {
+            let words = lane.filter.as_ref().map_or(0, Glob::words);
+            if type_bytes.saturating_mul(words) > LOOK_WORK / lanes.len() {
+                ring.bytes -= lane.leave_behind(last.id);
+                continue;
+            }
             let mut rest = &page.events[..];
             while let Some((piece, further)) = next_piece(rest, lane.filter.as_ref()) {
                 ring.bytes += piece.bytes.len();
@@ -331,5 +344,135 @@ pub struct Written {
 impl AsRef<[u8]> for Written {
     fn as_ref(&self) -> &[u8] {
         &self.piece
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consume::stream::pieces::Next;
+    use crate::core::event::StoredEvent;
+    use crate::core::timestamp::Timestamp;
+    use crate::store::backend::{Delivery, Page, Statistics, StoreSize};
+
+    /// A store with these event types, whose ids begin at 1.
+    struct Types(Vec<String>);
+
+    impl Types {
+        fn of(event_type: &str, count: usize) -> Types {
+            Types(vec![event_type.to_owned(); count])
+        }
+
+        fn event(&self, id: usize) -> StoredEvent {
+            StoredEvent {
+                id: i64::try_from(id).unwrap(),
+                received_at: Timestamp::from_microseconds(0),
+                event_type: self.0[id - 1].clone(),
+                event_payload: String::new(),
+            }
+        }
+    }
+
+    impl Reader for Types {
+        fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
+            let count = self.0.len();
+            let first = match query.after {
+                Some(after) => usize::try_from(after).unwrap() + 1,
+                None => count.saturating_sub(query.limit) + 1,
+            };
+            let events = (first..=count).take(query.limit).map(|id| self.event(id)).collect();
+            Ok(Page { events, more: first + query.limit <= count })
+        }
+
+        fn get(&mut self, _id: i64) -> Result<Option<StoredEvent>, StoreError> {
+            unreachable!("streams read pages")
+        }
+
+        fn statistics(&mut self, _query: &Query) -> Result<Statistics, StoreError> {
+            unreachable!("streams read pages")
+        }
+
+        fn deliveries(&mut self, _limit: usize) -> Result<Vec<Delivery>, StoreError> {
+            unreachable!("streams read pages")
+        }
+
+        fn open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
+            unreachable!("streams read pages")
+        }
+
+        fn size(&mut self) -> Result<StoreSize, StoreError> {
+            unreachable!("streams read pages")
+        }
+
+        fn is_delivered(&mut self, _event_id: i64) -> Result<bool, StoreError> {
+            unreachable!("streams read pages")
+        }
+    }
+
+    fn hub() -> Arc<Hub> {
+        Arc::new(Hub::new(1 << 20, Gauge::default(), Duration::from_secs(15)))
+    }
+
+    fn seat(hub: &Arc<Hub>, filter: Option<&str>) -> Seat {
+        let filter = filter.map(|filter| filter.parse().unwrap());
+        Hub::take_seat(hub, filter).unwrap_or_else(|_| panic!("there is a seat"))
+    }
+
+    /// The ids of the first and the last event that a lane holds behind an id.
+    fn held(seat: &Seat, position: i64) -> Option<(i64, i64)> {
+        match seat.lane.next(position) {
+            Next::Piece(piece) => Some((piece.first, piece.last)),
+            Next::Nothing | Next::NotHeld => None,
+        }
+    }
+
+    #[test]
+    fn new_events_are_held_for_the_streams_that_select_them() {
+        let hub = hub();
+        let (all, some, none) = (seat(&hub, None), seat(&hub, Some("a*")), seat(&hub, Some("b")));
+        hub.look(&mut Types::of("a", 2)).unwrap();
+        hub.look(&mut Types::of("a", 5)).unwrap();
+        assert_eq!((held(&all, 2), held(&some, 2), held(&none, 2)), (Some((3, 5)), Some((3, 5)), None));
+        assert!(matches!(none.lane.next(2), Next::Nothing));
+        assert_eq!(hub.horizon.borrow().head, 5);
+    }
+
+    #[test]
+    fn nothing_of_a_store_that_was_replaced_is_held() {
+        let hub = hub();
+        let seat = seat(&hub, None);
+        hub.look(&mut Types::of("old", 2)).unwrap();
+        hub.look(&mut Types::of("old", 5)).unwrap();
+        assert_eq!(held(&seat, 2), Some((3, 5)));
+        hub.look(&mut Types::of("new", 1)).unwrap();
+        let horizon = *hub.horizon.borrow();
+        assert_eq!((horizon.head, horizon.epoch), (1, 1));
+        assert!(matches!(seat.lane.next(0), Next::NotHeld) && matches!(seat.lane.next(2), Next::Nothing));
+        assert_eq!(hub.ring.lock().unwrap().bytes, 0);
+        hub.look(&mut Types::of("new", 3)).unwrap();
+        assert_eq!((held(&seat, 1), hub.horizon.borrow().head), (Some((2, 3)), 3));
+    }
+
+    #[test]
+    fn a_lane_whose_pattern_takes_too_long_is_left_behind_and_delays_no_other() {
+        let hub = hub();
+        let costly = "*[!b-y]".repeat(100) + &"?".repeat(155);
+        let (plain, costly) = (seat(&hub, Some("a*")), seat(&hub, Some(&costly)));
+        let long_type = "a".repeat(255);
+        hub.look(&mut Types::of(&long_type, 1)).unwrap();
+        hub.look(&mut Types::of(&long_type, 2)).unwrap();
+        assert_eq!(held(&costly, 1), Some((2, 2)), "a few events are no work");
+        let mut many = Types::of(&long_type, 2 * LOOK_LIMIT_OF_ONE);
+        while hub.look(&mut many).unwrap().more {}
+        let head = hub.horizon.borrow().head;
+        assert_eq!(usize::try_from(head).unwrap(), many.0.len());
+        let held_of_costly = (1..head).find_map(|position| held(&costly, position));
+        assert_eq!(held_of_costly, None, "its streams read the store");
+        assert!(matches!(costly.lane.next(head), Next::Nothing));
+        let newest = (1..head).rev().find_map(|position| held(&plain, position));
+        assert_eq!(newest.map(|(_, last)| last), Some(head), "others are served from memory");
+        let held_bytes = |seat: &Seat| seat.lane.leave_behind(head);
+        let ring_bytes = hub.ring.lock().unwrap().bytes;
+        assert_eq!(ring_bytes, held_bytes(&plain) + held_bytes(&costly));
     }
 }

@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 
 use crate::consume::listing::write_event;
 use crate::core::event::StoredEvent;
-use crate::core::query::Glob;
+use crate::core::glob::Glob;
 
 /// How large a piece is, unless a single event is larger: what a socket takes at once.
 pub const PIECE_BYTES: usize = 64 << 10;
@@ -110,6 +110,12 @@ impl Lane {
     /// Holds nothing any more.
     pub fn clear(&self) {
         *self.lock() = Held::default();
+    }
+
+    /// Holds nothing up to this id; how large what it held was.
+    pub fn leave_behind(&self, head: i64) -> usize {
+        let held = std::mem::replace(&mut *self.lock(), Held { from: Some(head), ..Held::default() });
+        held.pieces.iter().map(|piece| piece.bytes.len()).sum()
     }
 
     pub fn push(&self, piece: Piece) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use eventctl::cli::{ByteSize, Endpoint, Header, Lines};
 use eventctl::client::retry_after;
-use eventctl::core::query::Glob;
+use eventctl::core::glob::Glob;
 use eventctl::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
 use eventctl::store::StoreLocation;
 use eventctl_fuzz::assert_presentable;
