@@ -125,13 +125,7 @@ impl Courier {
         });
         let settlement = self.settlement_of(&message, sent);
         self.tell(&message, &settlement);
-        let outcome = match settlement {
-            Settlement::Sent => "sent",
-            Settlement::Retry { .. } => "retry",
-            Settlement::Dead { .. } => "dead",
-        };
-        let labels = AttemptLabels { channel: kind_of(&message.channel), outcome };
-        self.alerts.metrics.attempts.get_or_create(&labels).inc_by(message.event_ids.len() as u64);
+        self.count(&message, &settlement);
         // What is not noted would be sent again. However late, nothing of another process is overwritten.
         loop {
             let (message, settlement) = (message.clone(), settlement.clone());
@@ -144,6 +138,8 @@ impl Courier {
         }
     }
 
+    /// What becomes of a message. Each of its alerts is given up by its own age: one that is new is tried again,
+    /// however old those are that it shares a digest with.
     fn settlement_of(&self, message: &Message, sent: Result<(), Failure>) -> Settlement {
         let (reason, retry_after) = match sent {
             Ok(()) => return Settlement::Sent,
@@ -152,25 +148,41 @@ impl Courier {
         };
         let wait = RETRIES.wait(message.attempts, &mut fastrand::Rng::new()).max(retry_after);
         let at = Timestamp::now().after(wait);
-        if at > message.created_at.after(self.alerts.give_up_after) {
-            return Settlement::Dead { reason };
+        let give_up_before = at.before(self.alerts.give_up_after);
+        Settlement::Retry { at, reason, give_up_before }
+    }
+
+    fn count(&self, message: &Message, settlement: &Settlement) {
+        let dead = dead_of(message, settlement).len();
+        let others = message.event_ids.len() - dead;
+        let outcome = if *settlement == Settlement::Sent { "sent" } else { "retry" };
+        for (outcome, count) in [("dead", dead), (outcome, others)] {
+            if count > 0 {
+                let labels = AttemptLabels { channel: kind_of(&message.channel), outcome };
+                self.alerts.metrics.attempts.get_or_create(&labels).inc_by(count as u64);
+            }
         }
-        Settlement::Retry { at, reason }
     }
 
     fn tell(&mut self, message: &Message, settlement: &Settlement) {
         let channel = &self.outlet.channel;
+        let dead = dead_of(message, settlement);
+        let is_tried_again = dead.len() < message.event_ids.len();
         match settlement {
             Settlement::Sent if self.failing => info!(%channel, "alerts reach {channel} again"),
-            Settlement::Retry { reason, .. } if !self.failing => {
+            Settlement::Retry { reason, .. } if !self.failing && is_tried_again => {
                 warn!(%channel, "alerts do not reach {channel}, and are tried again: {reason}");
             }
-            Settlement::Dead { reason } => {
-                error!(%channel, "alert {} to {channel} is given up: {reason}", message.id);
-            }
-            Settlement::Sent | Settlement::Retry { .. } => {}
+            Settlement::Sent | Settlement::Retry { .. } | Settlement::Dead { .. } => {}
         }
-        self.failing = matches!(settlement, Settlement::Retry { .. });
+        if let (Settlement::Retry { reason, .. } | Settlement::Dead { reason }, [first, others @ ..]) =
+            (settlement, &dead[..])
+        {
+            let others =
+                if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+            error!(%channel, "alert {first}{others} to {channel} is given up: {reason}");
+        }
+        self.failing = matches!(settlement, Settlement::Retry { .. }) && is_tried_again;
     }
 
     /// Waits until there may be something to send, or for as long.
@@ -181,4 +193,15 @@ impl Courier {
             _ = self.stop.changed() => {}
         }
     }
+}
+
+/// The ids of those alerts of a message that are given up.
+fn dead_of(message: &Message, settlement: &Settlement) -> Vec<i64> {
+    let created_before = match settlement {
+        Settlement::Sent => return Vec::new(),
+        Settlement::Dead { .. } => return message.event_ids.clone(),
+        Settlement::Retry { give_up_before, .. } => give_up_before,
+    };
+    let ids = message.event_ids.iter().zip(&message.created_at);
+    ids.filter(|(_, created_at)| *created_at < created_before).map(|(id, _)| *id).collect()
 }

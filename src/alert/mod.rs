@@ -209,10 +209,11 @@ impl Alerts {
                 id: 0,
                 channel: Arc::clone(outlet.channel.name()),
                 claimant: String::new(),
+                claimed_at: received_at,
                 event_ids: vec![0],
+                created_at: vec![received_at],
                 events: vec![event.clone()],
                 attempts: 1,
-                created_at: received_at,
             };
             results.push((outlet.channel.clone(), outlet.send(self, &message).await));
         }

@@ -235,14 +235,16 @@ pub struct Message {
     pub channel: Arc<str>,
     /// The process that has claimed it.
     pub claimant: String,
+    /// When it did.
+    pub claimed_at: Timestamp,
     /// The ids of its events.
     pub event_ids: Vec<i64>,
-    /// Those that the store still has.
+    /// When the alert of each of them was stored.
+    pub created_at: Vec<Timestamp>,
+    /// Those events that the store still has.
     pub events: Vec<StoredEvent>,
     /// How often it has been tried, this time included.
     pub attempts: u32,
-    /// When the first of its events was stored.
-    pub created_at: Timestamp,
 }
 
 /// What became of a message.
@@ -250,12 +252,14 @@ pub struct Message {
 pub enum Settlement {
     /// The channel has taken it.
     Sent,
-    /// It is to be tried again.
+    /// It is to be tried again, but for those of its alerts that are too old.
     Retry {
         /// Not before then.
         at: Timestamp,
         /// What is wrong.
         reason: String,
+        /// Alerts that were stored before this instant are given up.
+        give_up_before: Timestamp,
     },
     /// It is given up.
     Dead {

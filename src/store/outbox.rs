@@ -115,43 +115,51 @@ fn opening<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Option<Ti
 }
 
 fn claim_message<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Claimed, S::Error> {
-    let held = due(statements, claim, true)?;
-    let chosen = if held.is_empty() { due(statements, claim, false)? } else { held };
-    let Some(&message_id) = chosen.first() else { return Ok(Claimed::Nothing { until: None }) };
-    let update = format!(
-        "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, attempted_at = ?, due_at = ?, \
-            claimed_by = ?, message_id = ? WHERE channel = ? AND event_id IN ({})",
-        list(&chosen)
-    );
+    let (held, range) = match due(statements, claim, true)? {
+        Some(range) => (true, range),
+        None => match due(statements, claim, false)? {
+            Some(range) => (false, range),
+            None => return Ok(Claimed::Nothing { until: None }),
+        },
+    };
+    let channel: Value = (&*claim.channel).into();
+    let (claimant, now): (Value, Value) =
+        (claim.claimant.as_str().into(), claim.now.as_microseconds().into());
+    let update = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, attempted_at = ?, due_at = ?, \
+        claimed_by = ?, message_id = ? WHERE channel = ? AND due_at <= ? AND held = ? AND event_id BETWEEN ? AND ?";
     let lease = claim.now.after(claim.lease).as_microseconds();
-    let now = claim.now.as_microseconds();
     let values = [
-        now.into(),
+        now.clone(),
         lease.into(),
-        claim.claimant.as_str().into(),
-        message_id.into(),
-        (&*claim.channel).into(),
+        claimant.clone(),
+        range.first.into(),
+        channel.clone(),
+        now.clone(),
+        i64::from(held).into(),
+        range.first.into(),
+        range.last.into(),
     ];
-    statements.execute(&update, &values)?;
-    let select = format!(
-        "SELECT deliveries.attempts, deliveries.created_at, events.id, events.received_at, events.event_type, \
-            events.event_payload FROM deliveries LEFT JOIN events ON events.id = deliveries.event_id \
-            WHERE deliveries.channel = ? AND deliveries.event_id IN ({}) ORDER BY deliveries.event_id",
-        list(&chosen)
-    );
-    let rows = statements.query::<6>(&select, &[(&*claim.channel).into()])?;
+    statements.execute(update, &values)?;
+    let select = "SELECT deliveries.event_id, deliveries.attempts, deliveries.created_at, events.id, \
+        events.received_at, events.event_type, events.event_payload FROM deliveries \
+        LEFT JOIN events ON events.id = deliveries.event_id \
+        WHERE deliveries.channel = ? AND deliveries.attempted_at = ? AND deliveries.claimed_by = ? \
+            AND deliveries.state = 'sending' ORDER BY deliveries.event_id";
+    let rows = statements.query::<7>(select, &[channel, now, claimant])?;
     let mut message = Message {
-        id: message_id,
+        id: range.first,
         channel: claim.channel.clone(),
         claimant: claim.claimant.clone(),
-        event_ids: chosen,
+        claimed_at: claim.now,
+        event_ids: Vec::with_capacity(rows.len()),
+        created_at: Vec::with_capacity(rows.len()),
         events: Vec::with_capacity(rows.len()),
         attempts: 0,
-        created_at: claim.now,
     };
-    for [attempts, created_at, id, received_at, event_type, event_payload] in rows {
+    for [event_id, attempts, created_at, id, received_at, event_type, event_payload] in rows {
+        message.event_ids.push(event_id.number());
+        message.created_at.push(Timestamp::from_microseconds(created_at.number()));
         message.attempts = message.attempts.max(u32::try_from(attempts.number()).unwrap_or(u32::MAX));
-        message.created_at = message.created_at.min(Timestamp::from_microseconds(created_at.number()));
         // An event that is gone has left its delivery behind.
         if id != Value::Null {
             message.events.push(event_of([id, received_at, event_type, event_payload]));
@@ -160,8 +168,14 @@ fn claim_message<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Cla
     Ok(Claimed::Message(message))
 }
 
+/// Ids of events, both ends included.
+struct IdRange {
+    first: i64,
+    last: i64,
+}
+
 /// The events of the next message: one, or those that are held back for a digest.
-fn due<S: Statements>(statements: &mut S, claim: &Claim, held: bool) -> Result<Vec<i64>, S::Error> {
+fn due<S: Statements>(statements: &mut S, claim: &Claim, held: bool) -> Result<Option<IdRange>, S::Error> {
     let select = format!(
         "SELECT deliveries.event_id, octet_length(events.event_payload) FROM deliveries \
             LEFT JOIN events ON events.id = deliveries.event_id \
@@ -172,18 +186,15 @@ fn due<S: Statements>(statements: &mut S, claim: &Claim, held: bool) -> Result<V
     let now = claim.now.as_microseconds();
     let rows =
         statements.query::<2>(&select, &[(&*claim.channel).into(), now.into(), i64::from(held).into()])?;
+    let Some([first, _]) = rows.first() else { return Ok(None) };
     let mut bytes = 0;
     let fits = |[_, length]: &&[Value; 2]| {
         bytes += length.number();
         bytes <= DIGEST_LIMIT_BYTES
     };
-    let fit = rows.iter().take_while(fits).count().max(1);
-    Ok(rows.iter().take(fit).map(|[id, _]| id.number()).collect())
-}
-
-/// Numbers as SQL has them in parentheses.
-fn list(ids: &[i64]) -> String {
-    ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+    // A single event is sent however long it is.
+    let last = rows.iter().take_while(fits).last().map_or(first, |[last, _]| last);
+    Ok(Some(IdRange { first: first.number(), last: last.number() }))
 }
 
 /// Notes what became of a message, unless another process has taken it over.
@@ -196,33 +207,63 @@ pub fn settle<S: Statements>(
     settlement: &Settlement,
     now: Timestamp,
 ) -> Result<(), S::Error> {
-    let (state, due_at, error) = match settlement {
-        Settlement::Sent => (DeliveryState::Sent, None, None),
-        Settlement::Dead { reason } => (DeliveryState::Dead, None, Some(reason)),
-        Settlement::Retry { at, reason } => {
-            (DeliveryState::Pending, Some(at.as_microseconds()), Some(reason))
-        }
+    let dead = |created_before| Settled {
+        state: DeliveryState::Dead,
+        due_at: None,
+        settled_at: Some(now),
+        created_before,
     };
-    let settled_at = due_at.is_none().then_some(now.as_microseconds());
-    let update = format!(
-        "UPDATE deliveries SET state = ?, due_at = ?, settled_at = ?, last_error = ? \
-            WHERE channel = ? AND state = 'sending' AND claimed_by = ? AND message_id = ? AND event_id IN ({})",
-        list(&message.event_ids)
-    );
     statements.begin()?;
-    statements.execute(
-        &update,
-        &[
-            state.as_str().into(),
-            due_at.into(),
-            settled_at.into(),
-            error.map(String::as_str).into(),
-            (&*message.channel).into(),
-            message.claimant.as_str().into(),
-            message.id.into(),
-        ],
-    )?;
+    match settlement {
+        Settlement::Sent => {
+            let sent = Settled { state: DeliveryState::Sent, ..dead(None) };
+            settle_part(statements, message, &sent, None)?;
+        }
+        Settlement::Dead { reason } => settle_part(statements, message, &dead(None), Some(reason))?,
+        Settlement::Retry { at, reason, give_up_before } => {
+            settle_part(statements, message, &dead(Some(*give_up_before)), Some(reason))?;
+            let pending = Settled {
+                state: DeliveryState::Pending,
+                due_at: Some(*at),
+                settled_at: None,
+                created_before: None,
+            };
+            settle_part(statements, message, &pending, Some(reason))?;
+        }
+    }
     statements.commit()
+}
+
+/// What becomes of those deliveries of a message that are still being sent.
+struct Settled {
+    state: DeliveryState,
+    due_at: Option<Timestamp>,
+    settled_at: Option<Timestamp>,
+    /// Only of those that are older than this.
+    created_before: Option<Timestamp>,
+}
+
+fn settle_part<S: Statements>(
+    statements: &mut S,
+    message: &Message,
+    settled: &Settled,
+    reason: Option<&String>,
+) -> Result<(), S::Error> {
+    let update = "UPDATE deliveries SET state = ?, due_at = ?, settled_at = ?, last_error = ? \
+        WHERE channel = ? AND attempted_at = ? AND claimed_by = ? AND state = 'sending' AND created_at < ?";
+    statements.execute(
+        update,
+        &[
+            settled.state.as_str().into(),
+            settled.due_at.map(Timestamp::as_microseconds).into(),
+            settled.settled_at.map(Timestamp::as_microseconds).into(),
+            reason.map(String::as_str).into(),
+            (&*message.channel).into(),
+            message.claimed_at.as_microseconds().into(),
+            message.claimant.as_str().into(),
+            settled.created_before.map_or(i64::MAX, Timestamp::as_microseconds).into(),
+        ],
+    )
 }
 
 /// The deliveries of the newest events, in the order of their ids.

@@ -3,7 +3,7 @@
 mod channels;
 mod crashes;
 mod health_alert;
-mod hooks;
+pub mod hooks;
 mod mail;
 mod outcomes;
 mod restraint;

@@ -10,9 +10,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::database::{Kind, TestStore, answer_of, on_every_server, on_every_store, store_all};
+use crate::alerts::hooks::Hook;
 use crate::alerts::{Delivery, post_alert};
 use crate::util::http::{Response, event};
-use crate::util::receiver::{Arrival, Receiver, Reply};
+use crate::util::receiver::{Arrival, Reply};
 use crate::util::{Consume, wait_until};
 
 on_every_store!(
@@ -25,6 +26,8 @@ on_every_store!(
     a_message_that_fails_is_tried_again_under_the_same_id,
     the_answer_says_whether_all_channels_were_told,
     beyond_its_rate_a_channel_gets_one_digest,
+    a_digest_has_no_more_than_a_mebibyte,
+    of_a_digest_only_what_is_too_old_is_given_up,
     a_channel_that_does_not_answer_holds_up_no_other,
     an_event_and_its_deliveries_are_stored_together_or_not_at_all,
 );
@@ -48,7 +51,7 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// A receiver that takes every message while its gate is open.
 struct Channel {
-    receiver: Receiver,
+    receiver: Hook,
     gate: Arc<RwLock<()>>,
 }
 
@@ -61,7 +64,7 @@ impl Channel {
     fn answering(reply: impl Fn(&Arrival, usize) -> Reply + Send + Sync + 'static) -> Channel {
         let gate = Arc::new(RwLock::new(()));
         let passage = Arc::clone(&gate);
-        let receiver = Receiver::start(move |arrival, number| {
+        let receiver = Hook::start(move |arrival, number| {
             drop(passage.read());
             reply(arrival, number)
         });
@@ -456,6 +459,56 @@ fn beyond_its_rate_a_channel_gets_one_digest(store: &TestStore) {
     alert_all(&server, &numbered(10..12));
     wait_for_state(store, 24, "sent");
     assert_eq!(channel.messages().len(), 6);
+}
+
+fn a_digest_has_no_more_than_a_mebibyte(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    let server = consume(store, &[&channel], &["--alert-rate", "1"]);
+    alert(&server, "first");
+    wait_for_state(store, 1, "sent");
+    let long = |digit: &str| digit.repeat(600 << 10);
+    let held = [long("1"), long("2"), "3".to_owned(), "4".to_owned()];
+    held.iter().for_each(|payload| alert(&server, payload));
+    wait_for_number(store, 4, "SELECT count(*) FROM deliveries WHERE held = 1 AND state = 'pending'");
+    for (round, sent) in [(1, 2), (2, 5)] {
+        // The minute is over.
+        store.execute("UPDATE deliveries SET attempted_at = attempted_at - 60000000");
+        wait_for_state(store, sent, "sent");
+        assert_eq!(channel.messages().len(), round + 1);
+    }
+    let counts: Vec<usize> = channel.messages().iter().map(|message| message.payloads.len()).collect();
+    assert_eq!(counts, [1, 1, 3], "two of 600 KiB do not fit into one");
+    assert_eq!(channel.payloads()[1..], held);
+}
+
+fn of_a_digest_only_what_is_too_old_is_given_up(store: &TestStore) {
+    store.prepare();
+    // The digest fails once.
+    let channel = Channel::answering(|_, number| match number {
+        1 => Reply::status(503, ""),
+        _ => Reply::status(200, ""),
+    });
+    let server = consume(store, &[&channel], &["--alert-rate", "1", "--alert-give-up-after", "1h"]);
+    alert(&server, "first");
+    wait_for_state(store, 1, "sent");
+    alert_all(&server, &["old".to_owned(), "older".to_owned(), "new".to_owned()]);
+    wait_for_number(store, 3, "SELECT count(*) FROM deliveries WHERE held = 1 AND state = 'pending'");
+    store.execute("UPDATE deliveries SET created_at = created_at - 3700000000 WHERE event_id IN (2, 3)");
+    store.execute("UPDATE deliveries SET attempted_at = attempted_at - 60000000");
+    wait_for_state(store, 2, "dead");
+    // The minute after the digest is over.
+    store.execute("UPDATE deliveries SET attempted_at = attempted_at - 60000000");
+    wait_for_state(store, 2, "sent");
+    let shown: Vec<(String, i64)> =
+        deliveries(store).into_iter().map(|one| (one.state, one.attempts)).collect();
+    let of = |state: &str, attempts| (state.to_owned(), attempts);
+    assert_eq!(shown, [of("sent", 1), of("dead", 1), of("dead", 1), of("sent", 2)]);
+    let payloads: Vec<Vec<String>> = channel.messages().into_iter().map(|one| one.payloads).collect();
+    assert_eq!(payloads, [vec!["first"], vec!["old", "older", "new"], vec!["new"]]);
+    let stderr = server.process.stderr();
+    let line = stderr.lines().find(|line| line.contains("is given up")).unwrap();
+    assert!(line.contains("alert 2 and 1 more to http:") && line.contains("status 503"), "{line}");
 }
 
 fn a_channel_that_does_not_answer_holds_up_no_other(store: &TestStore) {
