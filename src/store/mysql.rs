@@ -28,7 +28,11 @@ use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
 
 /// The schemas, in order; `eventctl_schema` says how many a database has.
-const SCHEMAS: [&str; 2] = [include_str!("schema/mysql-1.sql"), include_str!("schema/mysql-2.sql")];
+const SCHEMAS: [&str; 3] = [
+    include_str!("schema/mysql-1.sql"),
+    include_str!("schema/mysql-2.sql"),
+    include_str!("schema/mysql-3.sql"),
+];
 
 /// Every statement begins a transaction by itself. A process that stops in the midst of one holds its locks no
 /// longer than the others wait for them: MariaDB breaks off the transaction, MySQL any idle connection.

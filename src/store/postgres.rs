@@ -28,7 +28,11 @@ use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
 
 /// The schemas, in order; `eventctl_schema` says how many a database has.
-const SCHEMAS: [&str; 2] = [include_str!("schema/postgres-1.sql"), include_str!("schema/postgres-2.sql")];
+const SCHEMAS: [&str; 3] = [
+    include_str!("schema/postgres-1.sql"),
+    include_str!("schema/postgres-2.sql"),
+    include_str!("schema/postgres-3.sql"),
+];
 
 /// After how long without an answer the network asks whether the server is still there, and how often.
 const KEEPALIVE: Duration = Duration::from_secs(5);

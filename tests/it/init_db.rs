@@ -12,7 +12,7 @@ use tempfile::tempdir;
 use crate::util::{Consume, assert_eventctl, eventctl, refusal_of, stored_events, write_file};
 
 /// How many schemas there have been.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
 fn init_db(directory: &Path) {
     let mut command = assert_eventctl(directory);
