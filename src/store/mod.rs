@@ -14,6 +14,7 @@ mod paging;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod retention;
+mod schema;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod server;
 mod sqlite;

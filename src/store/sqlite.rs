@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Null, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
 use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
 use super::statements::{Statements, Value};
-use super::{PAGE_LIMIT_BYTES, outbox, statistics};
+use super::{PAGE_LIMIT_BYTES, outbox, schema, statistics};
 use crate::core::event::{Event, StoredEvent};
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -53,7 +53,8 @@ const ROWS_PER_INSERT: usize = 32;
 
 const SELECT_LAST_ID: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
 const SELECT_KEY: &str = "SELECT body_digest, first_id FROM idempotency_keys WHERE idempotency_key = ?1";
-const INSERT_KEY: &str = "INSERT INTO idempotency_keys VALUES (?1, ?2, ?3, ?4)";
+const INSERT_KEY: &str = "INSERT INTO idempotency_keys \
+    (idempotency_key, body_digest, first_id, event_count) VALUES (?1, ?2, ?3, ?4)";
 const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FROM events";
 
 /// The one connection that writes.
@@ -130,6 +131,15 @@ impl SqliteBackend {
         let mut insert = self.connection.prepare_cached(INSERT_KEY)?;
         insert.execute(params![key.key, key.body_digest, first_id, append.events.len()])?;
         Ok(())
+    }
+
+    /// Sets the version to what it is, which writes a page and syncs it. Another process may be upgrading the store.
+    fn rewrite_version(&mut self) -> rusqlite::Result<usize> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let version: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
+        Ok(version)
     }
 
     /// Makes sure that what was written went into the files that the path names now.
@@ -223,8 +233,8 @@ impl Database for SqliteBackend {
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
-        // Setting the version to what it is writes a page and syncs it.
-        self.connection.pragma_update(None, "user_version", SCHEMAS.len())?;
+        let version = self.rewrite_version()?;
+        check_version(&self.path, Some(version)).map_err(StoreError::cannot_open)?;
         self.check_files()
     }
 
@@ -267,7 +277,7 @@ impl SqliteReader {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let version = schema_version(&connection).map_err(|error| cannot_open(path, &error))?;
         check_version(path, version)?;
-        if version != Some(SCHEMAS.len()) {
+        if version.is_none_or(|version| version < SCHEMAS.len()) {
             return Err(not_prepared(path));
         }
         let files = FileIdentities::of(path).with_context(|| format!("cannot open `{}`", path.display()))?;
@@ -587,13 +597,7 @@ fn schema_version(connection: &Connection) -> rusqlite::Result<Option<usize>> {
 
 fn check_version(path: &Path, version: Option<usize>) -> anyhow::Result<()> {
     let version = version.ok_or_else(|| not_ours(path))?;
-    if version > SCHEMAS.len() {
-        let known = SCHEMAS.len();
-        let problem =
-            format!("cannot open `{}`: its schema is version {version}, newer than {known}", path.display());
-        return Err(hinted(problem, "use the eventctl that wrote it, or a newer one"));
-    }
-    Ok(())
+    schema::check_not_too_new(path.display(), version, SCHEMAS.len())
 }
 
 /// Repeats what another process is in the way of.
@@ -627,7 +631,7 @@ fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_AFTER_PAGES)?;
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version = schema_version(&transaction)?.unwrap_or(SCHEMAS.len());
     for schema in SCHEMAS.iter().skip(version) {
         transaction.execute_batch(schema)?;

@@ -17,7 +17,10 @@ pub fn signing_key<S: Statements>(statements: &mut S, candidate: [u8; 32]) -> Re
     let key = match known.into_iter().next() {
         Some([key]) => key.into_bytes(),
         None => {
-            statements.execute("INSERT INTO signing_key VALUES (1, ?)", &[candidate.as_slice().into()])?;
+            statements.execute(
+                "INSERT INTO signing_key (id, signing_key) VALUES (1, ?)",
+                &[candidate.as_slice().into()],
+            )?;
             candidate.to_vec()
         }
     };

@@ -9,7 +9,12 @@ use predicates::prelude::{PredicateBooleanExt, predicate};
 use rusqlite::Connection;
 use tempfile::tempdir;
 
-use crate::util::{Consume, assert_eventctl, eventctl, refusal_of, stored_events, write_file};
+use crate::alerts::hooks::Hook;
+use crate::alerts::wait_for_deliveries;
+use crate::util::http::event;
+use crate::util::{
+    Consume, assert_eventctl, eventctl, refusal_of, stored_events, wait_until, write_file, write_secret,
+};
 
 /// How many schemas there have been.
 const SCHEMA_VERSION: i64 = 4;
@@ -223,9 +228,80 @@ fn a_newer_schema_is_refused() {
         let (error, hint) = refusal(directory.path(), subcommand, "events.db");
         let newer = format!("cannot open `events.db`: its schema is version 99, newer than {SCHEMA_VERSION}");
         assert_eq!(error, newer, "{subcommand}");
-        assert_eq!(hint, "use the eventctl that wrote it, or a newer one");
+        assert_eq!(hint, "use the eventctl that prepared it, or a newer one");
     }
     assert_eq!(pragma(&connection, "user_version"), 99);
+}
+
+/// Does to a store what a step that this program does not know may do: new tables, indices and columns.
+fn upgrade_beyond(database: &Path) {
+    let connection = Connection::open(database).unwrap();
+    let select = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+    let mut select = connection.prepare(select).unwrap();
+    let tables: Vec<String> = select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert!(tables.len() >= 6, "{tables:?}");
+    for table in tables {
+        let step = format!(
+            "ALTER TABLE {table} ADD COLUMN later TEXT; CREATE INDEX {table}_later ON {table} (later)"
+        );
+        connection.execute_batch(&step).unwrap();
+    }
+    connection.execute_batch("CREATE TABLE later (id INTEGER PRIMARY KEY) STRICT").unwrap();
+    connection.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+}
+
+#[test]
+fn a_schema_one_step_newer_works_and_stays_as_it_is() {
+    let directory = tempdir().unwrap();
+    let database = directory.path().join("events.db");
+    write_secret(directory.path(), "password", "secret");
+    let channel = Hook::taking();
+    let channel = channel.url("/");
+    let login = ["--username", "writer", "--password-file", "password"];
+    let arguments = [&login, &["--alert", &channel, "--alert-allow-private", "--alert-on", "*"][..]].concat();
+    // A process that runs while a newer one upgrades the store, and one that starts on it.
+    for upgrades in [true, false] {
+        let consume = Consume::start_with(directory.path(), &arguments);
+        if upgrades {
+            upgrade_beyond(&database);
+        }
+        let mut connection = consume.connect();
+        wait_until(|| (connection.get("/ready").status == 200).then_some(()));
+        let form = "grant_type=password&username=writer&password=secret";
+        let grant = connection.post_form(form).json();
+        let form =
+            format!("grant_type=refresh_token&refresh_token={}", grant["refresh_token"].as_str().unwrap());
+        let grant = connection.post_form(form).json();
+        let bearer = format!("Bearer {}", grant["access_token"].as_str().unwrap());
+        for status in [201, 201] {
+            let headers = [
+                ("authorization", bearer.as_str()),
+                ("idempotency-key", "the same"),
+                ("content-type", "application/json"),
+            ];
+            let body = event("message", "kept");
+            assert_eq!(connection.request("POST", "/event", &headers, body.as_bytes()).status, status);
+        }
+    }
+    assert_eq!(stored_events(&database), [(1, "message".to_owned(), "kept".to_owned())]);
+    wait_for_deliveries(directory.path(), |all| all.iter().all(|one| one.state == "sent"));
+    let mut command = assert_eventctl(directory.path());
+    command.args(["tail", "-o", "csv"]).assert().code(0).stdout(predicate::str::contains("kept"));
+    init_db(directory.path());
+    assert_eq!(pragma(&Connection::open(&database).unwrap(), "user_version"), SCHEMA_VERSION + 1);
+}
+
+#[test]
+fn a_store_that_is_upgraded_too_far_under_a_running_server_is_not_written_to() {
+    let directory = tempdir().unwrap();
+    let mut consume = Consume::start(directory.path());
+    consume.store("message", "before");
+    let connection = Connection::open(directory.path().join("events.db")).unwrap();
+    connection.pragma_update(None, "user_version", SCHEMA_VERSION + 2).unwrap();
+    wait_until(|| (consume.connect().get("/ready").status == 503).then_some(()));
+    consume.process.wait_for_stderr("newer than");
+    assert_eq!(consume.connect().post_event("message", "after").status, 503);
+    assert_eq!(pragma(&connection, "user_version"), SCHEMA_VERSION + 2);
 }
 
 #[test]
