@@ -22,13 +22,15 @@ use tokio_rustls::TlsAcceptor;
 
 use super::http1::{LINGER_TIME, Progress, Transport};
 use super::http2::{
-    CONNECTION_WINDOW_BYTES, MAXIMUM_RESETS, MAXIMUM_STREAMS, OwnedTasks, SEND_BUFFER_BYTES,
-    STREAM_WINDOW_BYTES, Streams, without_content,
+    CONNECTION_WINDOW_BYTES, MAXIMUM_FORCED_RESETS, MAXIMUM_QUEUED_RESETS, MAXIMUM_STREAMS, OwnedTasks,
+    SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, Streams, without_content,
 };
 use super::metrics::Target;
 use super::problem::Problem;
 use super::requests::{Answered, origin_of};
 use super::routes::{Answer, Routes};
+use super::share::ResponseShare;
+use super::upload::unread_of;
 
 /// How long a client may pause in reading a stream that is to end with the service.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -44,6 +46,8 @@ pub struct ConnectionLimits {
     pub response_timeout: Duration,
     /// How long a connection may stay without a request, or a response unread.
     pub idle_timeout: Duration,
+    /// What its responses may take in memory, unless one alone is larger.
+    pub response_share_bytes: usize,
 }
 
 impl ConnectionLimits {
@@ -57,6 +61,10 @@ impl ConnectionLimits {
 pub trait Watched {
     /// Takes note that the connection is to end with the requests that it has.
     fn asked_to_drain(&self);
+
+    /// Waits until the connection wears the server out: it is to end with the requests that it has, and at once where it
+    /// goes on.
+    fn strained(&self) -> impl Future<Output = ()> + Send;
 
     /// How long the connection may go on without another look; none where it has been too long.
     fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration>;
@@ -116,7 +124,8 @@ impl Connection {
             let progress = &progress;
             async move {
                 progress.begin();
-                let answer = self.answer(request).await;
+                // What is left of a body is thrown away when the connection closes.
+                let (answer, _unread) = self.answer(request).await;
                 Ok::<_, Infallible>(Progress::answered(progress, answer))
             }
         });
@@ -135,13 +144,21 @@ impl Connection {
 
     async fn serve_http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let streams = Arc::new(Streams::new());
-        let tasks = OwnedTasks::default();
+        let tasks = OwnedTasks::new(&streams);
         let connection = Arc::new(self);
-        let service = service_fn(|request: Request<Incoming>| {
+        let share = Arc::new(ResponseShare::new(connection.limits.response_share_bytes));
+        let service = service_fn(|mut request: Request<Incoming>| {
             let (connection, request_of) = (Arc::clone(&connection), Streams::begin(&streams));
+            let tasks = tasks.clone();
+            if matches!(*request.method(), Method::GET | Method::HEAD) {
+                request.extensions_mut().insert(Arc::clone(&share));
+            }
             async move {
                 let asks_for_head = request.method() == Method::HEAD;
-                let answer = connection.answer(request).await;
+                let (answer, unread) = connection.answer(request).await;
+                if let Some(body) = unread {
+                    tasks.discard(body);
+                }
                 let answer = if asks_for_head { without_content(answer) } else { answer };
                 Ok::<_, Infallible>(request_of.answered(answer))
             }
@@ -150,8 +167,8 @@ impl Connection {
         let http = http2::Builder::new(tasks.clone())
             .max_header_list_size(header_limit_bytes)
             .max_concurrent_streams(MAXIMUM_STREAMS)
-            .max_pending_accept_reset_streams(MAXIMUM_RESETS)
-            .max_local_error_reset_streams(MAXIMUM_RESETS)
+            .max_pending_accept_reset_streams(MAXIMUM_QUEUED_RESETS)
+            .max_local_error_reset_streams(MAXIMUM_FORCED_RESETS)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
@@ -160,12 +177,13 @@ impl Connection {
         tasks.abort();
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    /// The answer, and what was not read of the request's body.
+    async fn answer(&self, request: Request<Incoming>) -> (Answer, Option<Incoming>) {
         if self.admitted {
             let draining = *self.drain.borrow();
             self.routes.answer(request, self.peer, draining).await
         } else {
-            self.refuse(&request)
+            (self.refuse(&request), unread_of(request.into_body()))
         }
     }
 
@@ -188,7 +206,7 @@ impl Connection {
     async fn drive(&self, mut connection: Pin<&mut impl GracefulConnection>, watched: &impl Watched) -> End {
         let mut timer = pin!(tokio::time::sleep(self.limits.shortest_timeout()));
         let mut drain = self.drain.clone();
-        let mut asked_to_drain = false;
+        let (mut asked_to_drain, mut ending) = (false, false);
         loop {
             tokio::select! {
                 biased;
@@ -200,8 +218,15 @@ impl Connection {
                     // Who is refused is not to stay, and to take the place of the next who could be told.
                     _ => return End::TooSlow,
                 },
+                () = watched.strained() => {
+                    if ending {
+                        return End::TooSlow;
+                    }
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
                 _ = unconstrained(drain.changed()), if !asked_to_drain => {
-                    asked_to_drain = true;
+                    (asked_to_drain, ending) = (true, true);
                     watched.asked_to_drain();
                     // Its deadline may be nearer now.
                     timer.as_mut().reset(tokio::time::Instant::now());

@@ -26,7 +26,7 @@ use super::stream::StreamWatch;
 pub const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// The most that a closing connection is read on, in bytes.
-const LINGER_BYTES: usize = 16 << 20;
+pub const LINGER_BYTES: usize = 16 << 20;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Progress {
     pub fn answered(progress: &Arc<Progress>, mut answer: Answer) -> Answer {
         progress.streams.store(matches!(answer.body(), Content::Events(_)), Ordering::Relaxed);
         match answer.body_mut() {
-            Content::Whole(_) => progress.idle(),
+            Content::Whole(_) | Content::Pieces(_) => progress.idle(),
             Content::Events(stream) => {
                 progress.enter(Phase::Streaming);
                 stream.watch_by(Streaming(Arc::clone(progress)));
@@ -144,6 +144,11 @@ impl Watched for Progress {
     fn asked_to_drain(&self) {
         self.lingers.store(!self.is_in(Phase::Idle), Ordering::Relaxed);
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// One request at a time wears nobody out.
+    async fn strained(&self) {
+        std::future::pending().await
     }
 
     fn time_left(&self, limits: &ConnectionLimits) -> Option<Duration> {

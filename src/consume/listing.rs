@@ -7,6 +7,7 @@ use hyper::http::request::Parts;
 
 use super::problem::Problem;
 use super::routes::{Answer, json_response};
+use super::share::{Held, ResponseShare};
 use crate::core::event::StoredEvent;
 use crate::core::query::Query;
 use crate::store::backend::{Page, StoreError};
@@ -25,7 +26,7 @@ pub async fn list_events(store: &Store, head: &Parts) -> Result<Answer, Problem>
     let lines = accepts_ndjson(&head.headers);
     let body = if lines { as_lines(&page.events) } else { as_array(&page.events) };
     drop(page);
-    let mut response = reserved_response(store, body)?;
+    let mut response = reserved_response(store, head, body)?;
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("Accept"));
     if lines {
@@ -41,12 +42,12 @@ pub async fn list_events(store: &Store, head: &Parts) -> Result<Answer, Problem>
 ///
 /// # Errors
 /// 404 where there is none, 503 where the store does not answer.
-pub async fn show_event(store: &Store, id: i64) -> Result<Answer, Problem> {
+pub async fn show_event(store: &Store, head: &Parts, id: i64) -> Result<Answer, Problem> {
     let event = store.read(move |reader| reader.get(id)).await.map_err(unreadable)?;
     let event = event.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no event with this id"))?;
     let mut body = Vec::new();
     write_event(&event, &mut body);
-    reserved_response(store, body)
+    reserved_response(store, head, body)
 }
 
 /// Why there is nothing to read. A server can lack space to sort in: 507 would say that something was not stored.
@@ -57,9 +58,10 @@ pub fn unreadable(error: StoreError) -> Problem {
     }
 }
 
-fn reserved_response(store: &Store, body: Vec<u8>) -> Result<Answer, Problem> {
+fn reserved_response(store: &Store, head: &Parts, body: Vec<u8>) -> Result<Answer, Problem> {
+    let held = ResponseShare::take(&head.extensions, body.len())?;
     let reservation = store.reserve_response(body.len()).ok_or_else(Problem::overloaded)?;
-    let body = Bytes::from_owner(Reserved { body, _reservation: reservation });
+    let body = Bytes::from_owner(Reserved { body, _reservation: reservation, _held: held });
     Ok(json_response(StatusCode::OK, body))
 }
 
@@ -67,6 +69,7 @@ fn reserved_response(store: &Store, body: Vec<u8>) -> Result<Answer, Problem> {
 struct Reserved {
     body: Vec<u8>,
     _reservation: Reservation,
+    _held: Option<Held>,
 }
 
 impl AsRef<[u8]> for Reserved {

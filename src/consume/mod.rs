@@ -15,6 +15,7 @@ mod problem;
 mod requests;
 mod retention;
 mod routes;
+mod share;
 mod stream;
 mod tls;
 mod token;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use prometheus_client::metrics::gauge::Gauge;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -59,6 +61,9 @@ const OTHER_FILES: u64 = 64;
 
 /// How long one read of the store may take.
 const READ_TIME: Duration = Duration::from_secs(10);
+
+/// The part of the memory for responses that one connection may have.
+const CONNECTION_SHARE: usize = 8;
 
 /// The part of the drain's time that is kept for closing the store.
 const CLOSING_SHARE: u32 = 4;
@@ -276,6 +281,7 @@ impl Server {
             header_timeout: options.header_timeout,
             response_timeout: options.response_timeout,
             idle_timeout: options.idle_timeout,
+            response_share_bytes: options.queue_bytes.0 / CONNECTION_SHARE,
         };
         Server {
             listener,
@@ -319,12 +325,11 @@ impl Server {
             drain: self.drain.subscribe(),
         };
         let tls = self.tls.as_ref().map(|tls| tls.acceptor());
-        let open = self.routes.metrics.connections.clone();
-        open.inc();
+        let open = Open::count(self.routes.metrics.connections.clone());
         self.connections.spawn(async move {
+            // Given back although a request may panic.
+            let _held = (place, open);
             connection.serve(stream, tls).await;
-            drop(place);
-            open.dec();
         });
     }
 
@@ -336,11 +341,43 @@ impl Server {
     }
 }
 
+/// A connection that is counted, for as long as it is open.
+struct Open(Gauge);
+
+impl Open {
+    fn count(gauge: Gauge) -> Open {
+        gauge.inc();
+        Open(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Waits for connections to end; those that are open at the deadline are cut.
 async fn wait_for(mut connections: JoinSet<()>, deadline: Instant) {
     let all = async { while connections.join_next().await.is_some() {} };
     if timeout_at(deadline, all).await.is_err() {
         let connections = connections.len();
         warn!(connections, "{connections} connections were cut: they did not end in time");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_whose_task_panics_is_no_longer_counted() {
+        let gauge = Gauge::default();
+        let ended = std::panic::catch_unwind(|| {
+            let _open = Open::count(gauge.clone());
+            assert_eq!(gauge.get(), 0, "this task panics");
+        });
+        assert!(ended.is_err());
+        assert_eq!(gauge.get(), 0);
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::body::{Body, Bytes, Incoming};
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, TRANSFER_ENCODING,
 };
@@ -57,8 +57,14 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Answers a request of a client; `draining` says whether the service is about to stop.
-    pub async fn answer(&self, request: Request<Incoming>, client: IpAddr, draining: bool) -> Answer {
+    /// Answers a request of a client; `draining` says whether the service is about to stop. With it comes what was not
+    /// read of the request's body.
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: IpAddr,
+        draining: bool,
+    ) -> (Answer, Option<Incoming>) {
         let begun = Instant::now();
         let (head, body) = request.into_parts();
         let target = Target::of(&head.method, head.uri.path());
@@ -70,14 +76,15 @@ impl Routes {
             reason = problem.reason();
             problem.into_response()
         });
-        if unread.is_some_and(|body| !body.is_end_stream()) {
+        let unread = unread.and_then(upload::unread_of);
+        if unread.is_some() {
             // What is left of the body must not be taken for the next request.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let (status, took) = (answer.status(), begun.elapsed());
         self.metrics.answered(target, status, took);
         self.log.answered(Answered { target, client, status, took, origin, reason });
-        answer
+        (answer, unread)
     }
 
     /// Reading a body to its end takes it out of `unread`.
@@ -130,7 +137,7 @@ impl Routes {
             }
             "/api/v1/health-alert" => Err(Problem::method_not_allowed("POST")),
             _ => match path.strip_prefix("/event/").map(parse_position) {
-                Some(Some(id)) if reads => self.in_time(listing::show_event(&self.store, id)).await,
+                Some(Some(id)) if reads => self.in_time(listing::show_event(&self.store, &head, id)).await,
                 Some(Some(_)) => Err(Problem::method_not_allowed("GET, HEAD")),
                 _ => Err(Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")),
             },

@@ -100,6 +100,11 @@ pub fn idempotency_key(key: String, body: &[u8]) -> IdempotencyKey {
     IdempotencyKey { key, body_digest: Sha256::digest(body).into() }
 }
 
+/// A body, unless all of it has been read.
+pub fn unread_of(body: Incoming) -> Option<Incoming> {
+    Some(body).filter(|body| !body.is_end_stream())
+}
+
 /// Reads a body within its limit, setting aside the memory that it takes, and takes it out of `unread`.
 ///
 /// Memory is set aside for what has arrived: what is only announced would let a few clients take it all.

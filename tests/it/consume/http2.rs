@@ -1,5 +1,8 @@
 //! HTTP/2 from clients that break its rules or wear them thin: their connections end, everyone else's go on.
 
+mod clients;
+
+use std::collections::HashSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::util::http::event;
 use crate::util::http2::*;
-use crate::util::{PATIENCE, random};
+use crate::util::{PATIENCE, random, wait_until};
 
 use super::stored;
 use super::tls::{Secured, SetOnDrop};
@@ -463,38 +466,182 @@ fn streams_beyond_the_limit_are_refused_until_there_is_room() {
     assert_eq!(stored, 1);
 }
 
-#[test]
-fn responses_that_are_never_read_are_given_up_after_the_response_timeout() {
-    let siege = Siege::start(&["--response-timeout", "500ms", "--idle-timeout", "1h"]);
+/// A request for a page of events.
+const PAGE: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "https"), (":path", "/event"), (":authority", "test")];
+
+/// A server with a page of 3.6 MB.
+fn siege_with_a_large_page(arguments: &[&str]) -> Siege {
+    let siege = Siege::start(arguments);
     for _ in 0..4 {
         assert_eq!(siege.0.http1().post_event("attack", &"x".repeat(900_000)).status, 201);
     }
-    let get: Vec<_> =
-        GET.into_iter().map(|(name, value)| (name, value.replace("/health", "/event"))).collect();
-    let get: Vec<_> = get.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let stored = siege.endure(|siege| {
-        // No window at all; and one that opens by a byte at a time.
-        for trickles in [false, true] {
-            let mut frames = siege.frames_with(&[(4, 0)]);
-            let asked = Instant::now();
-            for number in 0..100 {
-                frames.send_head(stream_of(number), END_STREAM, &get).unwrap();
-            }
-            if trickles {
-                frames.flood(true, |count| {
-                    thread::sleep(Duration::from_millis(10));
-                    window_update(stream_of(count % 100), 1)
-                });
-            } else {
-                frames.wait_for_end();
-            }
-            let time = asked.elapsed();
-            assert!(time >= Duration::from_millis(500) && time < PATIENCE / 4, "ended after {time:?}");
+    siege
+}
+
+/// Waits until so many streams have been reset, each with CANCEL.
+fn wait_for_resets(frames: &mut Frames, count: usize) {
+    let mut reset = HashSet::new();
+    while reset.len() < count {
+        let received = frames.receive().expect("streams are reset, and their connection goes on");
+        assert_ne!(received.kind, GOAWAY, "{received:?}");
+        if received.kind == RST_STREAM {
+            assert_eq!(received.payload, 8_u32.to_be_bytes());
+            assert!(reset.insert(received.stream), "{received:?} twice");
         }
-        // The room in memory that the responses took is given back.
-        assert_eq!(siege.0.http1().get("/event").status, 200);
+    }
+}
+
+#[test]
+fn responses_that_are_never_read_are_reset_after_either_timeout() {
+    for timeouts in [
+        ["--response-timeout", "500ms", "--idle-timeout", "1h"],
+        ["--idle-timeout", "500ms", "--response-timeout", "1h"],
+    ] {
+        let siege = siege_with_a_large_page(&timeouts);
+        let stored = siege.endure(|siege| {
+            // No window at all; and one that opens by some bytes.
+            for opened in [0, 3] {
+                let mut frames = siege.frames_with(&[(4, 0)]);
+                let asked = Instant::now();
+                for number in 0..100 {
+                    frames.send_head(stream_of(number), END_STREAM, &PAGE).unwrap();
+                    for _ in 0..opened {
+                        frames.send(&window_update(stream_of(number), 1)).unwrap();
+                    }
+                }
+                if opened == 0 {
+                    wait_for_resets(&mut frames, 100);
+                } else {
+                    // Small responses are out of reach once they are begun: only the connection can be ended.
+                    frames.wait_for_end();
+                }
+                assert!(asked.elapsed() >= Duration::from_millis(500), "reset after {:?}", asked.elapsed());
+            }
+            // The room in memory that the responses took is given back.
+            assert_eq!(siege.0.http1().get("/event").status, 200);
+        });
+        assert_eq!(stored, 4);
+    }
+}
+
+#[test]
+fn a_response_that_is_not_read_ends_without_the_other_requests_of_its_connection() {
+    let siege = siege_with_a_large_page(&["--idle-timeout", "500ms", "--header-timeout", "1h"]);
+    let mut frames = siege.frames_with(&[(4, 0)]);
+    frames.send_head(1, END_STREAM, &PAGE).unwrap();
+    let body = event("good", "");
+    frames.send(&open_head(3)).unwrap();
+    frames.send(&frame(DATA, 0, 3, &body.as_bytes()[..10])).unwrap();
+    wait_for_resets(&mut frames, 1);
+    frames.send(&window_update(3, 1000)).unwrap();
+    frames.send(&frame(DATA, END_STREAM, 3, &body.as_bytes()[10..])).unwrap();
+    assert_eq!(frames.outcome(3).status(), Some(201));
+}
+
+#[test]
+fn a_connection_that_reads_nothing_at_all_is_cut() {
+    let siege = siege_with_a_large_page(&["--idle-timeout", "500ms", "--response-timeout", "1h"]);
+    // Windows for all of it, and a socket that nobody reads.
+    let mut frames = siege.frames_with(&[(4, (1 << 31) - 1)]);
+    frames.send(&window_update(0, (1 << 31) - 1 - 65_535)).unwrap();
+    for number in 0..100 {
+        if frames.send_head(stream_of(number), END_STREAM, &PAGE).is_err() {
+            break;
+        }
+    }
+    wait_until(|| {
+        (siege.0.http1().get("/metrics").text().contains("\neventctl_connections 1\n")).then_some(())
     });
-    assert_eq!(stored, 4);
+}
+
+#[test]
+fn a_response_that_is_read_slowly_is_sent_whole() {
+    let siege = siege_with_a_large_page(&["--idle-timeout", "2s"]);
+    let mut frames = siege.frames_with(&[(4, 0)]);
+    frames.send_head(1, END_STREAM, &PAGE).unwrap();
+    let mut read = 0;
+    loop {
+        let received = frames.receive().unwrap();
+        match received.kind {
+            HEADERS => frames.send(&window_update(1, 16 << 10)).unwrap(),
+            DATA => {
+                read += received.payload.len();
+                if received.flags & END_STREAM != 0 {
+                    break;
+                }
+                let length = u32::try_from(received.payload.len()).unwrap();
+                if length > 0 {
+                    // All of it takes longer than a client may pause.
+                    thread::sleep(Duration::from_millis(15));
+                    frames.send(&[window_update(1, length), window_update(0, length)].concat()).unwrap();
+                }
+            }
+            RST_STREAM | GOAWAY => panic!("{received:?} after {read} bytes"),
+            _ => {}
+        }
+    }
+    assert!(read > 3_600_000, "{read} bytes");
+}
+
+#[test]
+fn a_connection_that_reads_nothing_leaves_room_in_memory_for_others() {
+    let siege = siege_with_a_large_page(&["--queue-bytes", "32MiB"]);
+    let mut frames = siege.frames_with(&[(4, 0)]);
+    for number in 0..128 {
+        frames.send_head(stream_of(number), END_STREAM, &PAGE).unwrap();
+    }
+    // All of them have been answered: one with the page, the others with 503.
+    let mut statuses = Vec::new();
+    while statuses.len() < 128 {
+        let received = frames.receive().unwrap();
+        if received.kind == HEADERS {
+            statuses.push(status_of(&received.payload));
+        }
+    }
+    statuses.sort_unstable();
+    assert_eq!((statuses[0], statuses[1], statuses[127]), (200, 503, 503));
+    for _ in 0..3 {
+        assert_eq!(siege.0.http1().get("/event").status, 200);
+        assert_eq!(siege.0.http2().get("/event").status, 200);
+    }
+    // What is read makes room again.
+    frames.send(&rst_stream(stream_of(0))).unwrap();
+    drop(frames);
+    assert_eq!(siege.0.http2().get("/event").status, 200);
+}
+
+#[test]
+fn a_connection_whose_requests_break_off_again_and_again_is_asked_to_go_and_finishes_what_it_has() {
+    let siege = Siege::start(&[]);
+    let mut frames = siege.frames();
+    let body = event("good", "");
+    frames.send(&open_head(1)).unwrap();
+    frames.send(&frame(DATA, 0, 1, &body.as_bytes()[..10])).unwrap();
+    let mut goaway = None;
+    for number in 1..1000 {
+        // One at a time, so that each is begun: of those that are not, few may wait.
+        let stream = stream_of(number);
+        frames
+            .send(&[open_head(stream), frame(DATA, 0, stream, b"{"), frame(PING, 0, 0, &[1; 8])].concat())
+            .unwrap();
+        loop {
+            let received = frames.receive().unwrap();
+            match received.kind {
+                GOAWAY => goaway = Some(received),
+                PING if received.flags & ACK != 0 => break,
+                _ => {}
+            }
+        }
+        if goaway.is_some() {
+            break;
+        }
+        frames.send(&rst_stream(stream)).unwrap();
+    }
+    let goaway = goaway.expect("the connection is asked to go");
+    assert_eq!(goaway.payload[4..8], [0; 4], "without an error");
+    frames.send(&frame(DATA, END_STREAM, 1, &body.as_bytes()[10..])).unwrap();
+    assert_eq!(frames.outcome(1).status(), Some(201));
 }
 
 #[test]

@@ -33,12 +33,19 @@ pub struct Secured {
 
 impl Secured {
     pub fn start(arguments: &[&str]) -> Secured {
+        Secured::start_with(|_| arguments.iter().map(|argument| (*argument).to_owned()).collect())
+    }
+
+    /// The same, with arguments that name files which are made first.
+    pub fn start_with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Secured {
         let directory = tempdir().unwrap();
         let authority = Authority::new("authority");
         authority.write(directory.path(), "authority");
         authority.issue("127.0.0.1").write(directory.path(), "server");
         let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key"];
-        let server = Consume::start_with(directory.path(), &[&tls, arguments].concat());
+        let arguments = arguments(directory.path());
+        let arguments: Vec<&str> = tls.into_iter().chain(arguments.iter().map(String::as_str)).collect();
+        let server = Consume::start_with(directory.path(), &arguments);
         let client = TlsClient::new(&authority);
         Secured { directory, authority, server, client }
     }

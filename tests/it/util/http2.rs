@@ -366,7 +366,7 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 /// The status that a block of fields begins with (RFC 7541): indexed, or with its digits.
-fn status_of(block: &[u8]) -> u16 {
+pub fn status_of(block: &[u8]) -> u16 {
     // A change of the table's size comes first.
     let start = block.iter().position(|byte| byte & 0xe0 != 0x20).unwrap();
     let block = &block[start..];
