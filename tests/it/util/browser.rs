@@ -76,6 +76,20 @@ impl Browser {
         self.post("/url", &json!({"url": url}));
     }
 
+    /// Opens a tab in front of the others, which are hidden then; its handle.
+    pub fn open_tab(&self) -> String {
+        let tab = self.post("/window/new", &json!({"type": "tab"}));
+        let handle = tab["handle"].as_str().unwrap().to_owned();
+        self.show_tab(&handle);
+        handle
+    }
+
+    /// Puts a tab in front of the others, and drives it from now on.
+    pub fn show_tab(&self, handle: &str) {
+        self.post("/window", &json!({"handle": handle}));
+        self.command("Page.bringToFront", &json!({}));
+    }
+
     /// Runs the body of a function in the page; what it returns.
     pub fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({"script": script, "args": []}))

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::util::browser::ENTER;
-use crate::util::{Consume, eventctl};
+use crate::util::browser::{Browser, ENTER};
+use crate::util::{Consume, eventctl, wait_until};
 
 use super::super::start;
 use super::super::tls::Secured;
@@ -291,4 +291,28 @@ fn an_opened_event_shows_all_of_it() {
     browser.wait_for("document.querySelector('#list li:nth-child(2) pre').textContent", expected);
     browser.press([ENTER]);
     browser.wait_for("document.querySelectorAll('#list pre').length", 1);
+}
+
+#[test]
+#[ignore = "needs the browser of .ci/servers"]
+fn seven_tabs_share_a_server_and_each_is_live_when_it_is_shown() {
+    let (_directory, server) = start(&[]);
+    let browser = Browser::start();
+    let tabs: Vec<String> = (0..7).map(|_| browser.open_tab()).collect();
+    for tab in &tabs {
+        browser.show_tab(tab);
+        browser.open(&server.url("/"));
+        browser.wait_for(STATE, "live");
+    }
+    store_many(&server, "news", [1]);
+    for tab in &tabs {
+        browser.show_tab(tab);
+        browser.wait_for(STATE, "live");
+        browser.wait_for(ROWS, texts(&["1 news 1"]));
+        browser.wait_for("document.querySelector('#store').textContent", "ready");
+    }
+    // Tabs that nobody looks at have no stream.
+    wait_until(|| {
+        server.connect().get("/metrics").text().contains("eventctl_event_streams 1\n").then_some(())
+    });
 }
