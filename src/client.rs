@@ -1,27 +1,27 @@
 //! The HTTP client: http and https, HTTP/1.1 and HTTP/2, bounded in time and in what it reads.
 
-use std::pin::pin;
-use std::sync::Arc;
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{self, Poll};
 use std::time::Duration;
+use std::vec;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{HeaderMap, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::fmt::rfc2822;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use url::Url;
+use tower_service::Service;
 
 use crate::core::network::is_public;
 use crate::tls::certificate_problem;
@@ -32,6 +32,9 @@ pub const USER_AGENT: &str = concat!("eventctl/", env!("CARGO_PKG_VERSION"));
 /// How much of a response's body is read, in bytes; the connection of a longer one is given up.
 const RESPONSE_LIMIT_BYTES: usize = 256 << 10;
 
+/// How many bytes of a response's body are kept where the status is what counts.
+const BEGINNING_LIMIT_BYTES: usize = 4 << 10;
+
 /// How long the body of a response is waited for whose status says all that is asked for.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
@@ -41,27 +44,38 @@ const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 /// Connections that are kept alive, and what bounds them. A clone shares them.
 #[derive(Clone)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
     timeout: Duration,
+    reach: Reach,
+    /// The setting that names authorities.
+    cacert_flag: &'static str,
 }
 
 impl HttpClient {
     /// A client that keeps so many connections open, and gives a response up after `timeout`.
     pub fn new(tls: ClientConfig, idle_connections: usize, timeout: Duration) -> HttpClient {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(timeout));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(connector);
+            .wrap_connector(connector(Reach::Anywhere, timeout));
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(idle_connections)
             .pool_timer(TokioTimer::new())
             .build(connector);
-        HttpClient { client, timeout }
+        HttpClient { client, timeout, reach: Reach::Anywhere, cacert_flag: "--cacert" }
+    }
+
+    /// A client for webhooks: over HTTP/1.1 and a connection for each request, to addresses within reach only.
+    pub fn for_webhooks(tls: ClientConfig, reach: Reach, timeout: Duration) -> HttpClient {
+        // Beside the connection there is time for the exchange.
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector(reach, timeout / 2));
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        HttpClient { client, timeout, reach, cacert_flag: "--alert-cacert" }
     }
 
     /// Sends a request and reads the response, of its body no more than 256 KiB. Redirects are not followed.
@@ -96,6 +110,16 @@ impl HttpClient {
         self.in_time(self.request(request)).await
     }
 
+    /// Sends a request whose response's head is all that counts: once it is there, a body that does not end
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// The connection fails, or there is no response in time.
+    pub async fn deliver(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Beginning>> {
+        let (head, body) = self.open(request).await?.into_parts();
+        Ok(Response::from_parts(head, read_beginning(body).await))
+    }
+
     async fn read(
         &self,
         request: Request<Full<Bytes>>,
@@ -109,11 +133,13 @@ impl HttpClient {
     }
 
     async fn request(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+        // The connector asks no resolver for an address.
+        let host = request.uri().host().unwrap_or_default().trim_matches(['[', ']']);
+        if host.parse().is_ok_and(|address| !self.reach.allows(address)) {
+            bail!(OUT_OF_REACH);
+        }
         let response = self.client.request(request).await;
-        response.map_err(|error| match certificate_problem(&error, "--cacert") {
-            Some(problem) => anyhow::anyhow!(problem),
-            None => error.into(),
-        })
+        response.map_err(|error| problem_of(error, self.cacert_flag))
     }
 
     async fn in_time<T>(&self, exchange: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -121,6 +147,19 @@ impl HttpClient {
             .await
             .unwrap_or_else(|_| bail!("no response within {}", humantime::format_duration(self.timeout)))
     }
+}
+
+/// Why a host is not connected to.
+const OUT_OF_REACH: &str = "the host is not on the public internet: see --alert-allow-private";
+
+/// Connects to the addresses of both families in turn (RFC 8305), and shares the time limit among the addresses of
+/// a family: one that does not answer keeps nobody from the next.
+fn connector(reach: Reach, time_limit: Duration) -> HttpConnector<Resolver> {
+    let mut connector = HttpConnector::new_with_resolver(Resolver { resolver: GaiResolver::new(), reach });
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(time_limit));
+    connector
 }
 
 /// Which addresses a request may go to.
@@ -132,81 +171,91 @@ pub enum Reach {
     PublicOnly,
 }
 
-/// Sends a request over a connection of its own, to an address that was looked at before: a host that stands for
-/// another address from one moment to the next is of no use. Redirects are not followed.
-///
-/// The head of the response is all that counts: once it is there, a body that does not end changes nothing.
-///
-/// # Errors
-/// The address is out of reach, the connection fails, or the head does not arrive in time.
-pub async fn send_once(
-    url: &Url,
-    mut request: Request<Full<Bytes>>,
-    tls: &Arc<ClientConfig>,
-    reach: Reach,
-    time_limit: Duration,
-) -> anyhow::Result<Response<()>> {
-    let host = url.host_str().context("the URL has no host")?;
-    *request.uri_mut() = url[url::Position::BeforePath..url::Position::AfterQuery].parse()?;
-    let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
-    request.headers_mut().insert(HOST, authority.parse()?);
-    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    let exchange = async {
-        let stream = connect(url, reach).await?;
-        if url.scheme() == "http" {
-            return exchange_on(stream, request).await;
-        }
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
-        let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
-        let stream = connecting.map_err(|error| match certificate_problem(&error, "--alert-cacert") {
-            Some(problem) => anyhow::anyhow!(problem),
-            None => anyhow::Error::new(error).context("cannot encrypt"),
-        })?;
-        exchange_on(stream, request).await
-    };
-    timeout(time_limit, exchange)
-        .await
-        .unwrap_or_else(|_| bail!("no response within {}", humantime::format_duration(time_limit)))
-}
-
-async fn connect(url: &Url, reach: Reach) -> anyhow::Result<TcpStream> {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let port = url.port_or_known_default().unwrap_or_default();
-    let addresses = lookup_host((host, port)).await.context("cannot look the host up")?;
-    let mut problem = anyhow::anyhow!("the host has no address");
-    for address in addresses {
-        if reach == Reach::PublicOnly && !is_public(address.ip()) {
-            problem = anyhow::anyhow!("the host is not on the public internet: see --alert-allow-private");
-            continue;
-        }
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => problem = anyhow::Error::new(error).context("cannot connect"),
-        }
+impl Reach {
+    /// Whether a request may go to this address.
+    pub fn allows(self, address: IpAddr) -> bool {
+        self == Reach::Anywhere || is_public(address)
     }
-    Err(problem)
 }
 
-async fn exchange_on(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    request: Request<Full<Bytes>>,
-) -> anyhow::Result<Response<()>> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let exchange = async move {
-        let (head, body) = sender.send_request(request).await?.into_parts();
+/// Looks hosts up, and leaves out the addresses that are out of reach: as it is the connector's own, a host that
+/// stands for another address from one moment to the next is of no use.
+#[derive(Clone)]
+struct Resolver {
+    resolver: GaiResolver,
+    reach: Reach,
+}
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        self.resolver.poll_ready(context)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let reach = self.reach;
+        let resolving = self.resolver.call(name);
+        Box::pin(async move {
+            let addresses: Vec<SocketAddr> =
+                resolving.await?.filter(|address| reach.allows(address.ip())).collect();
+            if addresses.is_empty() {
+                return Err(io::Error::other(OUT_OF_REACH));
+            }
+            Ok(addresses.into_iter())
+        })
+    }
+}
+
+/// The start of a response's body.
+#[derive(Debug, Default)]
+pub struct Beginning {
+    /// What arrived soon, up to a limit.
+    pub bytes: Vec<u8>,
+    /// Whether that is all.
+    pub is_whole: bool,
+}
+
+/// Reads a body to its end where that comes soon, and keeps its start.
+async fn read_beginning(mut body: Incoming) -> Beginning {
+    let mut beginning = Beginning::default();
+    let reading = async {
+        let mut length = 0;
         // Some receivers take it amiss when they cannot finish what they say.
-        let _ = timeout(LINGER_TIME, read_to_end(body, RESPONSE_LIMIT_BYTES)).await;
-        Ok(Response::from_parts(head, ()))
-    };
-    let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
-    tokio::select! {
-        response = &mut exchange => {
-            // What the connection fails with at its end is of no interest.
-            let _ = timeout(LINGER_TIME, connection).await;
-            response
+        while length <= RESPONSE_LIMIT_BYTES {
+            let Some(frame) = body.frame().await else {
+                beginning.is_whole = length == beginning.bytes.len();
+                return;
+            };
+            let Ok(frame) = frame else { return };
+            let data = frame.data_ref().map_or(&[][..], |data| data);
+            length += data.len();
+            let room = BEGINNING_LIMIT_BYTES - beginning.bytes.len();
+            beginning.bytes.extend_from_slice(&data[..room.min(data.len())]);
         }
-        // It ends first where it fails, or has read all of the response; the exchange knows which.
-        _ = &mut connection => exchange.await,
+    };
+    let _ = timeout(LINGER_TIME, reading).await;
+    beginning
+}
+
+/// Says in a few words what a request failed with; `flag` is the setting that names authorities.
+fn problem_of(error: hyper_util::client::legacy::Error, flag: &str) -> anyhow::Error {
+    if let Some(problem) = certificate_problem(&error, flag) {
+        return anyhow::anyhow!(problem);
+    }
+    if !error.is_connect() {
+        return error.into();
+    }
+    let mut cause: &(dyn Error + 'static) = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let io_error = cause.downcast_ref::<io::Error>();
+    match io_error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+        true => anyhow::anyhow!("cannot connect: no address of the host answers"),
+        false => anyhow::anyhow!("cannot connect: {cause}"),
     }
 }
 
@@ -248,6 +297,8 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     fn wait_for(value: &str) -> Option<Duration> {

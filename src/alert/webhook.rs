@@ -1,6 +1,5 @@
 //! Messages over HTTP: to Slack, to Discord, and events as JSON with a signature.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,20 +7,20 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request};
+use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
 use serde_json::json;
 use sha2::Sha256;
-use url::{Host, Url};
+use url::{Host, Position, Url};
 use zeroize::Zeroizing;
 
 use super::Failure;
 use super::channel::{Channel, Target};
 use super::render::{Part, Templates};
-use crate::client::{self, Reach, is_transient, retry_after, send_once};
+use crate::client::{self, Beginning, HttpClient, Reach, is_transient, retry_after};
 use crate::core::hint::hinted;
-use crate::core::network::is_public;
 use crate::core::secret::Secret;
 use crate::core::text::excerpt;
 use crate::core::timestamp::Timestamp;
@@ -29,6 +28,12 @@ use crate::store::backend::Message;
 
 /// How long a receiver may take to answer.
 const RESPONSE_TIME: Duration = Duration::from_secs(10);
+
+/// The longest reason of a failure, in characters.
+const REASON_LIMIT: usize = 300;
+
+/// The shortest word of a URL that is taken for a secret, in bytes.
+const SECRET_WORD_BYTES: usize = 4;
 
 /// What a secret of the Standard Webhooks scheme begins with, and how many bytes it has.
 const SECRET_PREFIX: &str = "whsec_";
@@ -39,7 +44,7 @@ const SUPPRESS_EMBEDS: u32 = 1 << 2;
 
 /// Sends messages over HTTP.
 pub struct Poster {
-    tls: Arc<ClientConfig>,
+    client: HttpClient,
     reach: Reach,
     signing_key: Option<Zeroizing<Vec<u8>>>,
 }
@@ -49,10 +54,10 @@ impl Poster {
     ///
     /// # Errors
     /// The secret is none of the Standard Webhooks scheme.
-    pub fn new(mut tls: ClientConfig, reach: Reach, secret: Option<&Secret>) -> anyhow::Result<Poster> {
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    pub fn new(tls: ClientConfig, reach: Reach, secret: Option<&Secret>) -> anyhow::Result<Poster> {
+        let client = HttpClient::for_webhooks(tls, reach, RESPONSE_TIME);
         let signing_key = secret.map(signing_key).transpose()?;
-        Ok(Poster { tls: Arc::new(tls), reach, signing_key })
+        Ok(Poster { client, reach, signing_key })
     }
 
     /// Sends a message to a target that is not a mailbox.
@@ -98,6 +103,7 @@ impl Poster {
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(client::USER_AGENT));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
         if signed {
             self.sign(headers, &super::identity_of(message), Timestamp::now(), &body);
         }
@@ -115,21 +121,28 @@ impl Poster {
         let problem = match url.host() {
             _ if self.reach == Reach::Anywhere => return Ok(()),
             _ if url.scheme() == "http" => "it is not encrypted",
-            Some(Host::Ipv4(address)) if !is_public(address.into()) => "its address is not public",
-            Some(Host::Ipv6(address)) if !is_public(address.into()) => "its address is not public",
+            Some(Host::Ipv4(address)) if !self.reach.allows(address.into()) => "its address is not public",
+            Some(Host::Ipv6(address)) if !self.reach.allows(address.into()) => "its address is not public",
             _ => return Ok(()),
         };
         Err(hinted(format!("cannot alert `{channel}`: {problem}"), "allow it with --alert-allow-private"))
     }
 
-    async fn post(&self, url: &Url, request: Request<Full<Bytes>>) -> Result<(), Failure> {
-        let response = send_once(url, request, &self.tls, self.reach, RESPONSE_TIME).await;
-        let response = response.map_err(|error| Failure::Transient {
-            reason: excerpt(&format!("{error:#}"), 300),
+    async fn post(&self, url: &Url, mut request: Request<Full<Bytes>>) -> Result<(), Failure> {
+        let transient = |error: anyhow::Error| Failure::Transient {
+            reason: excerpt(&format!("{error:#}"), REASON_LIMIT),
             retry_after: Duration::ZERO,
+        };
+        *request.uri_mut() = url[..Position::AfterQuery].parse().map_err(|_| Failure::Permanent {
+            // What the library says could repeat the URL.
+            reason: "the URL cannot be sent".to_owned(),
         })?;
+        let response = self.client.deliver(request).await.map_err(transient)?;
         let status = response.status();
-        let reason = format!("status {status}");
+        let reason = match what_was_said(response.body(), url) {
+            said if said.is_empty() => format!("status {status}"),
+            said => format!("status {status}: {said}"),
+        };
         match status {
             _ if status.is_success() => Ok(()),
             _ if is_transient(status) => Err(Failure::Transient {
@@ -160,6 +173,35 @@ impl Poster {
     }
 }
 
+/// The start of what a receiver said, in one line. Some repeat the URL, which is a secret.
+fn what_was_said(beginning: &Beginning, url: &Url) -> String {
+    let text = String::from_utf8_lossy(&beginning.bytes);
+    let mut text = match beginning.is_whole {
+        true => &*text,
+        // The last word may be the start of a secret, which would not be found.
+        false => text.trim_end_matches(|character: char| !character.is_whitespace()),
+    }
+    .to_owned();
+    for secret in secrets_of(url) {
+        text = text.replace(&secret, "[not shown]");
+    }
+    excerpt(&text.split_whitespace().collect::<Vec<_>>().join(" "), REASON_LIMIT)
+}
+
+/// The words of a URL behind its host, as they stand there and decoded, the longest first.
+fn secrets_of(url: &Url) -> Vec<String> {
+    let encoded = &url[Position::BeforePath..];
+    let decoded = percent_decode_str(encoded).decode_utf8_lossy();
+    let is_part = |character: char| character.is_alphanumeric() || matches!(character, '-' | '_' | '%');
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|character| !is_part(character));
+        words.filter(|word| word.len() >= SECRET_WORD_BYTES).map(str::to_owned).collect()
+    };
+    let mut secrets = [words(encoded), words(&decoded)].concat();
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets
+}
+
 fn signing_key(secret: &Secret) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let encoded = secret.expose().strip_prefix(SECRET_PREFIX);
     let key = encoded.and_then(|encoded| STANDARD.decode(encoded).ok()).map(Zeroizing::new);
@@ -185,6 +227,21 @@ mod tests {
         assert_eq!(headers["webhook-id"], "msg_p5jXN8AQM9LWM0D4loKWxJek");
         assert_eq!(headers["webhook-timestamp"], "1614265330");
         assert_eq!(headers["webhook-signature"], "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn what_a_receiver_said_is_short_and_repeats_no_url() {
+        let url = Url::parse("https://h.example/services/T0/s3cr%C3%A9t.other?key=s-3#fragment").unwrap();
+        let said = |text: &str, is_whole| {
+            what_was_said(&Beginning { bytes: text.as_bytes().to_vec(), is_whole }, &url)
+        };
+        assert_eq!(said("no_text\r\n", true), "no_text");
+        assert_eq!(said("", true), "");
+        let repeated = "POST /services/T0/s3cr%C3%A9t.other, s3cr\u{e9}t \u{1b}[2J";
+        let shown = r"POST /[not shown]/T0/[not shown].[not shown], [not shown] \u{1b}[2J";
+        assert_eq!(said(repeated, true), shown);
+        assert_eq!(said("<p>cannot\n  POST /s3cr%C3", false), "<p>cannot POST");
+        assert_eq!(said(&"x ".repeat(1000), true).chars().count(), REASON_LIMIT + 1);
     }
 
     #[test]

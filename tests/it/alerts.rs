@@ -1,5 +1,6 @@
 //! Alerts: who is told of what, by which way, and that nobody is told too little or too often.
 
+mod addresses;
 mod channels;
 mod crashes;
 mod health_alert;

@@ -103,6 +103,43 @@ fn what_will_not_pass_is_given_up_at_once_and_no_redirect_is_followed() {
 }
 
 #[test]
+fn what_a_receiver_says_of_a_refusal_is_shown_and_logged() {
+    let saying = |status: u16, body: &'static str| {
+        let length = body.len();
+        let response = format!("HTTP/1.1 {status} Status\r\nContent-Length: {length}\r\n\r\n{body}");
+        Hook::start(move |_, _| Reply::Send(response.clone()))
+    };
+    let hooks = [
+        saying(400, "invalid_payload"),
+        saying(404, r#"{"message": "Unknown Webhook", "code": 10015}"#),
+        saying(503, "down for repair\u{1b}[2J\n"),
+        // It repeats where it was asked for, and breaks off in the middle of that.
+        Hook::start(|_, _| {
+            let start = "HTTP/1.1 410 Gone\r\nContent-Length: 100\r\n\r\nno /s3cret/here, and no /s3c";
+            Reply::SendAndClose(start.to_owned())
+        }),
+    ];
+    let expected = [
+        "status 400 Bad Request: invalid_payload",
+        r#"status 404 Not Found: {"message": "Unknown Webhook", "code": 10015}"#,
+        r"status 503 Service Unavailable: down for repair\u{1b}[2J",
+        "status 410 Gone: no /[not shown]/[not shown], and no",
+    ];
+    let kinds = ["slack:", "discord:", "", ""];
+    let urls: Vec<String> =
+        kinds.iter().zip(&hooks).map(|(kind, hook)| format!("{kind}{}", hook.url("/s3cret/here"))).collect();
+    let (directory, mut server) = start(&urls.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    assert_eq!(post_alert(&mut server.connect(), "a").status, 202);
+    let all = wait_for_deliveries(directory.path(), |all| all.iter().all(|one| one.last_error.is_some()));
+    for (hook, expected) in hooks.iter().zip(expected) {
+        assert_eq!(delivery_to(&all, hook).last_error.as_deref(), Some(expected));
+        let logged = expected.split('"').next().unwrap();
+        server.process.wait_for_stderr(logged.split('\\').next().unwrap());
+    }
+    assert!(!server.process.stderr().contains("s3c"), "{}", server.process.stderr());
+}
+
+#[test]
 fn a_receiver_that_is_not_there_yet_gets_the_alert_once_it_is() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
