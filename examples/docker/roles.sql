@@ -11,3 +11,4 @@ GRANT SELECT, INSERT ON signing_key TO eventctl;
 GRANT SELECT, INSERT, UPDATE, DELETE ON refresh_tokens TO eventctl;
 GRANT SELECT, INSERT, UPDATE ON deliveries TO eventctl;
 GRANT SELECT, UPDATE ON outbox_lock TO eventctl;
+GRANT SELECT, INSERT, UPDATE ON alert_channels TO eventctl;

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lettre::Address;
 use sha2::{Digest, Sha256};
 use url::Url;
+
+use crate::store::backend::Pace;
 
 /// The longest address of a mailbox, in bytes; RFC 5321 allows few more.
 const ADDRESS_LIMIT_BYTES: usize = 240;
@@ -33,6 +36,20 @@ pub enum Target {
     Discord(Url),
     /// The event as JSON.
     Webhook(Url),
+}
+
+impl Target {
+    /// How fast the service takes messages.
+    ///
+    /// Source: Slack, "Rate limits": one a second for an incoming webhook. Discord answers with
+    /// `X-RateLimit-Limit: 5` and a window of two seconds for a webhook.
+    pub fn pace(&self) -> Option<Pace> {
+        match self {
+            Target::Slack(_) => Some(Pace { messages: 1, window: Duration::from_secs(1) }),
+            Target::Discord(_) => Some(Pace { messages: 5, window: Duration::from_secs(2) }),
+            Target::Mail(_) | Target::Webhook(_) => None,
+        }
+    }
 }
 
 impl Channel {

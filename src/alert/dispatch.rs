@@ -110,9 +110,10 @@ impl Courier {
     async fn claim(&self) -> Option<Claimed> {
         let channel = Arc::clone(self.outlet.channel.name());
         let (claimant, rate) = (self.claimant.clone(), self.alerts.rate);
+        let pace = self.outlet.channel.target.pace();
         let claimed = self.store.write(move |backend| {
             // The lease begins when the writer gets there, however long it was busy.
-            backend.claim(&Claim { channel, claimant, now: Timestamp::now(), lease: LEASE, rate })
+            backend.claim(&Claim { channel, claimant, now: Timestamp::now(), lease: LEASE, rate, pace })
         });
         claimed.await.ok()
     }
@@ -120,9 +121,7 @@ impl Courier {
     async fn deliver(&mut self, message: Message) {
         let claimed = Instant::now();
         let sending = timeout(ATTEMPT_TIME, self.outlet.send(&self.alerts, &message));
-        let sent = sending.await.unwrap_or_else(|_| {
-            Err(Failure::Transient { reason: "it took too long".to_owned(), retry_after: Duration::ZERO })
-        });
+        let sent = sending.await.unwrap_or_else(|_| Err(Failure::transient("it took too long".to_owned())));
         let settlement = self.settlement_of(&message, sent);
         self.tell(&message, &settlement);
         self.count(&message, &settlement);
@@ -141,15 +140,15 @@ impl Courier {
     /// What becomes of a message. Each of its alerts is given up by its own age: one that is new is tried again,
     /// however old those are that it shares a digest with.
     fn settlement_of(&self, message: &Message, sent: Result<(), Failure>) -> Settlement {
-        let (reason, retry_after) = match sent {
+        let (reason, retry_after, closes) = match sent {
             Ok(()) => return Settlement::Sent,
             Err(Failure::Permanent { reason }) => return Settlement::Dead { reason },
-            Err(Failure::Transient { reason, retry_after }) => (reason, retry_after),
+            Err(Failure::Transient { reason, retry_after, closes }) => (reason, retry_after, closes),
         };
         let wait = RETRIES.wait(message.attempts, &mut fastrand::Rng::new()).max(retry_after);
         let at = Timestamp::now().after(wait);
         let give_up_before = at.before(self.alerts.give_up_after);
-        Settlement::Retry { at, reason, give_up_before }
+        Settlement::Retry { at, reason, give_up_before, closes }
     }
 
     fn count(&self, message: &Message, settlement: &Settlement) {

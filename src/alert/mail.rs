@@ -157,9 +157,7 @@ impl Mailer {
             Ok(connection)
         });
         let late = || format!("the mail server took longer than {} s", MAIL_TIME.as_secs());
-        let mut connection = sending
-            .await
-            .unwrap_or_else(|_| Err(Failure::Transient { reason: late(), retry_after: Duration::ZERO }))?;
+        let mut connection = sending.await.unwrap_or_else(|_| Err(Failure::transient(late())))?;
         // The server has the mail; how it takes its leave makes no difference.
         let _ = timeout(FAREWELL_TIME, connection.quit()).await;
         Ok(())
@@ -196,7 +194,7 @@ impl Mailer {
     }
 
     fn transient(&self, error: &SmtpError) -> Failure {
-        Failure::Transient { reason: self.reason_of(error), retry_after: Duration::ZERO }
+        Failure::transient(self.reason_of(error))
     }
 
     /// What an error says, without the password: some servers repeat what they do not accept.

@@ -69,6 +69,8 @@ pub enum Failure {
         reason: String,
         /// How long the channel asks to wait.
         retry_after: Duration,
+        /// Whether it asks so for all messages.
+        closes: bool,
     },
     /// It never will.
     Permanent {
@@ -94,6 +96,12 @@ pub struct Alerts {
 struct Outlet {
     channel: Channel,
     news: Notify,
+}
+
+impl Failure {
+    fn transient(reason: String) -> Failure {
+        Failure::Transient { reason, retry_after: Duration::ZERO, closes: false }
+    }
 }
 
 impl Alerts {
@@ -214,6 +222,7 @@ impl Alerts {
                 created_at: vec![received_at],
                 events: vec![event.clone()],
                 attempts: 1,
+                is_probe: false,
             };
             results.push((outlet.channel.clone(), outlet.send(self, &message).await));
         }

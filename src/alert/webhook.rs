@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
 use serde_json::json;
@@ -28,6 +28,9 @@ use crate::store::backend::Message;
 
 /// How long a receiver may take to answer.
 const RESPONSE_TIME: Duration = Duration::from_secs(10);
+
+/// How long a receiver is left alone that has had too many requests and does not say for how long.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest reason of a failure, in characters.
 const REASON_LIMIT: usize = 300;
@@ -129,10 +132,7 @@ impl Poster {
     }
 
     async fn post(&self, url: &Url, mut request: Request<Full<Bytes>>) -> Result<(), Failure> {
-        let transient = |error: anyhow::Error| Failure::Transient {
-            reason: excerpt(&format!("{error:#}"), REASON_LIMIT),
-            retry_after: Duration::ZERO,
-        };
+        let transient = |error| Failure::transient(excerpt(&format!("{error:#}"), REASON_LIMIT));
         *request.uri_mut() = url[..Position::AfterQuery].parse().map_err(|_| Failure::Permanent {
             // What the library says could repeat the URL.
             reason: "the URL cannot be sent".to_owned(),
@@ -145,10 +145,13 @@ impl Poster {
         };
         match status {
             _ if status.is_success() => Ok(()),
-            _ if is_transient(status) => Err(Failure::Transient {
-                reason,
-                retry_after: retry_after(response.headers()).unwrap_or_default(),
-            }),
+            _ if is_transient(status) => {
+                let asked = retry_after(response.headers());
+                // Too many requests are those of all messages, and whoever names a time is not ready before.
+                let closes = asked.is_some() || status == StatusCode::TOO_MANY_REQUESTS;
+                let retry_after = asked.unwrap_or(if closes { SHORTEST_PAUSE } else { Duration::ZERO });
+                Err(Failure::Transient { reason, retry_after, closes })
+            }
             _ if status.is_redirection() => {
                 Err(Failure::Permanent { reason: format!("{reason}: redirects are not followed") })
             }

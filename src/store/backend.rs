@@ -212,6 +212,17 @@ pub struct Claim {
     pub lease: Duration,
     /// How many messages a minute the channel has at most; 1 or more.
     pub rate: usize,
+    /// How fast the channel's service takes messages, where that is known.
+    pub pace: Option<Pace>,
+}
+
+/// How many messages a service takes within a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// 1 or more.
+    pub messages: usize,
+    /// The time.
+    pub window: Duration,
 }
 
 /// What the outbox has for a channel.
@@ -245,6 +256,8 @@ pub struct Message {
     pub events: Vec<StoredEvent>,
     /// How often it has been tried, this time included.
     pub attempts: u32,
+    /// Whether it is the first after a pause that the channel had asked for: no other is sent beside it.
+    pub is_probe: bool,
 }
 
 /// What became of a message.
@@ -260,12 +273,21 @@ pub enum Settlement {
         reason: String,
         /// Alerts that were stored before this instant are given up.
         give_up_before: Timestamp,
+        /// Whether the channel wants no message at all before then.
+        closes: bool,
     },
     /// It is given up.
     Dead {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl Settlement {
+    /// Whether the channel asks for a pause.
+    pub fn closes(&self) -> bool {
+        matches!(self, Settlement::Retry { closes: true, .. })
+    }
 }
 
 /// A delivery, as it is shown.

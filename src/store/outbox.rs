@@ -4,6 +4,8 @@
 //! process by then, and a settled one has none. Claims are made under the lock of one row, so that of several
 //! processes only one sends a message, and all of them together keep to a channel's rate.
 
+use std::time::Duration;
+
 use super::backend::{Claim, Claimed, Delivery, DeliveryState, Message, NewDelivery, Settlement};
 use super::statements::{Statements, Value, event_of};
 use crate::core::timestamp::Timestamp;
@@ -13,7 +15,10 @@ const DIGEST_LIMIT: i64 = 1000;
 const DIGEST_LIMIT_BYTES: i64 = 1 << 20;
 
 /// Over what time messages are counted.
-const RATE_WINDOW_MICROSECONDS: i64 = 60_000_000;
+const RATE_WINDOW: Duration = Duration::from_secs(60);
+
+/// The longest pause that a channel can ask for.
+const PAUSE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Keeps a delivery of an event that is about to be stored, within the same transaction.
 ///
@@ -81,16 +86,64 @@ pub fn claim<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Claimed
     }
     statements.begin()?;
     lock(statements)?;
-    let claimed = match opening(statements, claim)? {
-        Some(until) => {
+    let closure = closure(statements, claim)?;
+    let paused_until = match closure {
+        Closure::Until(reopening) => Some(reopening),
+        Closure::Open | Closure::Over => opening(statements, claim, claim.rate, RATE_WINDOW)?,
+    };
+    let claimed = match (paused_until, claim.pace) {
+        (Some(until), _) => {
             let hold = "UPDATE deliveries SET held = 1 WHERE channel = ? AND due_at <= ? AND held = 0";
             statements.execute(hold, &[channel, now.into()])?;
             Claimed::Nothing { until: Some(until) }
         }
-        None => claim_message(statements, claim)?,
+        (None, Some(pace)) => match opening(statements, claim, pace.messages, pace.window)? {
+            Some(until) => Claimed::Nothing { until: Some(until) },
+            None => claim_message(statements, claim, &closure)?,
+        },
+        (None, None) => claim_message(statements, claim, &closure)?,
     };
     statements.commit()?;
     Ok(claimed)
+}
+
+/// Whether a channel has asked for a pause.
+enum Closure {
+    /// It has not.
+    Open,
+    /// Nothing may be sent before this instant.
+    Until(Timestamp),
+    /// The pause is over, and the next message has to show whether the channel takes any.
+    Over,
+}
+
+fn closure<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Closure, S::Error> {
+    let select = "SELECT closed_until FROM alert_channels WHERE channel = ?";
+    let rows = statements.query::<1>(select, &[(&*claim.channel).into()])?;
+    let reopening = rows.first().and_then(|[reopening]| reopening.number_or_null());
+    Ok(match reopening.map(Timestamp::from_microseconds) {
+        None => Closure::Open,
+        // A pause is never longer than that: where it seems to be, the clock was set back.
+        Some(reopening) if reopening > claim.now && reopening <= claim.now.after(PAUSE_LIMIT) => {
+            Closure::Until(reopening)
+        }
+        Some(_) => Closure::Over,
+    })
+}
+
+/// Notes until when a channel wants nothing, under the lock.
+fn set_closure<S: Statements>(
+    statements: &mut S,
+    channel: &str,
+    reopening: Option<Timestamp>,
+) -> Result<(), S::Error> {
+    let select = "SELECT channel FROM alert_channels WHERE channel = ?";
+    let is_known = !statements.query::<1>(select, &[channel.into()])?.is_empty();
+    let statement = match is_known {
+        true => "UPDATE alert_channels SET closed_until = ? WHERE channel = ?",
+        false => "INSERT INTO alert_channels (closed_until, channel) VALUES (?, ?)",
+    };
+    statements.execute(statement, &[reopening.map(Timestamp::as_microseconds).into(), channel.into()])
 }
 
 /// Waits until no other process holds the lock, and holds it until the commit.
@@ -102,19 +155,27 @@ pub fn lock<S: Statements>(statements: &mut S) -> Result<(), S::Error> {
     statements.query::<1>(&lock, &[]).map(drop)
 }
 
-/// When the channel may have its next message, if it has had as many as it may.
-fn opening<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Option<Timestamp>, S::Error> {
+/// When the channel may have its next message, if it has had as many as it may within a time.
+fn opening<S: Statements>(
+    statements: &mut S,
+    claim: &Claim,
+    limit: usize,
+    window: Duration,
+) -> Result<Option<Timestamp>, S::Error> {
     let select = "SELECT message_id, max(attempted_at) FROM deliveries WHERE channel = ? AND attempted_at > ? \
         GROUP BY message_id ORDER BY 2";
-    let window = claim.now.as_microseconds() - RATE_WINDOW_MICROSECONDS;
-    let messages = statements.query::<2>(select, &[(&*claim.channel).into(), window.into()])?;
-    let beyond = messages.len().checked_sub(claim.rate);
+    let since = claim.now.before(window).as_microseconds();
+    let messages = statements.query::<2>(select, &[(&*claim.channel).into(), since.into()])?;
+    let beyond = messages.len().checked_sub(limit);
     let leaves_last = beyond.and_then(|beyond| messages.get(beyond));
-    Ok(leaves_last
-        .map(|[_, at]| Timestamp::from_microseconds(at.number().saturating_add(RATE_WINDOW_MICROSECONDS))))
+    Ok(leaves_last.map(|[_, at]| Timestamp::from_microseconds(at.number()).after(window)))
 }
 
-fn claim_message<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Claimed, S::Error> {
+fn claim_message<S: Statements>(
+    statements: &mut S,
+    claim: &Claim,
+    closure: &Closure,
+) -> Result<Claimed, S::Error> {
     let (held, range) = match due(statements, claim, true)? {
         Some(range) => (true, range),
         None => match due(statements, claim, false)? {
@@ -146,6 +207,11 @@ fn claim_message<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Cla
         WHERE deliveries.channel = ? AND deliveries.attempted_at = ? AND deliveries.claimed_by = ? \
             AND deliveries.state = 'sending' ORDER BY deliveries.event_id";
     let rows = statements.query::<7>(select, &[channel, now, claimant])?;
+    let is_probe = matches!(closure, Closure::Over);
+    if is_probe {
+        // Until it is settled, or its process is lost, no other is sent.
+        set_closure(statements, &claim.channel, Some(claim.now.after(claim.lease)))?;
+    }
     let mut message = Message {
         id: range.first,
         channel: claim.channel.clone(),
@@ -155,6 +221,7 @@ fn claim_message<S: Statements>(statements: &mut S, claim: &Claim) -> Result<Cla
         created_at: Vec::with_capacity(rows.len()),
         events: Vec::with_capacity(rows.len()),
         attempts: 0,
+        is_probe,
     };
     for [event_id, attempts, created_at, id, received_at, event_type, event_payload] in rows {
         message.event_ids.push(event_id.number());
@@ -212,21 +279,33 @@ pub fn settle<S: Statements>(
         due_at: None,
         settled_at: Some(now),
         created_before,
+        holds: false,
     };
     statements.begin()?;
+    if message.is_probe || settlement.closes() {
+        lock(statements)?;
+    }
+    if message.is_probe {
+        set_closure(statements, &message.channel, None)?;
+    }
     match settlement {
         Settlement::Sent => {
             let sent = Settled { state: DeliveryState::Sent, ..dead(None) };
             settle_part(statements, message, &sent, None)?;
         }
         Settlement::Dead { reason } => settle_part(statements, message, &dead(None), Some(reason))?,
-        Settlement::Retry { at, reason, give_up_before } => {
+        Settlement::Retry { at, reason, give_up_before, closes } => {
+            if *closes {
+                set_closure(statements, &message.channel, Some(*at))?;
+            }
             settle_part(statements, message, &dead(Some(*give_up_before)), Some(reason))?;
             let pending = Settled {
                 state: DeliveryState::Pending,
                 due_at: Some(*at),
                 settled_at: None,
                 created_before: None,
+                // What waited for the channel is told in one message.
+                holds: *closes,
             };
             settle_part(statements, message, &pending, Some(reason))?;
         }
@@ -241,6 +320,8 @@ struct Settled {
     settled_at: Option<Timestamp>,
     /// Only of those that are older than this.
     created_before: Option<Timestamp>,
+    /// Whether they are from now on held back for a digest.
+    holds: bool,
 }
 
 fn settle_part<S: Statements>(
@@ -249,10 +330,13 @@ fn settle_part<S: Statements>(
     settled: &Settled,
     reason: Option<&String>,
 ) -> Result<(), S::Error> {
-    let update = "UPDATE deliveries SET state = ?, due_at = ?, settled_at = ?, last_error = ? \
-        WHERE channel = ? AND attempted_at = ? AND claimed_by = ? AND state = 'sending' AND created_at < ?";
+    let held = if settled.holds { "1" } else { "held" };
+    let update = format!(
+        "UPDATE deliveries SET state = ?, due_at = ?, settled_at = ?, last_error = ?, held = {held} \
+            WHERE channel = ? AND attempted_at = ? AND claimed_by = ? AND state = 'sending' AND created_at < ?"
+    );
     statements.execute(
-        update,
+        &update,
         &[
             settled.state.as_str().into(),
             settled.due_at.map(Timestamp::as_microseconds).into(),

@@ -25,13 +25,15 @@ const CONFLICT_RETRIES: usize = 10;
 
 /// Statements that write nothing, and that a server refuses to a login that may not store events, or where it
 /// takes no writes from anyone.
-const WRITE_CHECKS: [&str; 6] = [
+const WRITE_CHECKS: [&str; 8] = [
     "UPDATE last_event SET id = id WHERE 1 = 0",
     "INSERT INTO events SELECT * FROM events WHERE 1 = 0",
     "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys WHERE 1 = 0",
     "INSERT INTO deliveries SELECT * FROM deliveries WHERE 1 = 0",
     "UPDATE deliveries SET held = held WHERE 1 = 0",
     "UPDATE outbox_lock SET id = id WHERE 1 = 0",
+    "INSERT INTO alert_channels SELECT * FROM alert_channels WHERE 1 = 0",
+    "UPDATE alert_channels SET closed_until = closed_until WHERE 1 = 0",
 ];
 
 /// The same for a login that may not forget events.

@@ -16,3 +16,10 @@ CREATE TABLE IF NOT EXISTS deleted_events (
     last_id BIGINT PRIMARY KEY,
     received_at BIGINT
 ) ENGINE = InnoDB;
+
+-- Channels that have asked for a pause. closed_until: nothing is sent before, microseconds UTC since 1970; then one
+-- message is, and null once that was taken. Whoever changes a row holds the lock of outbox_lock.
+CREATE TABLE IF NOT EXISTS alert_channels (
+    channel VARCHAR(255) PRIMARY KEY,
+    closed_until BIGINT
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

@@ -16,3 +16,10 @@ CREATE TABLE deleted_events (
     last_id INTEGER PRIMARY KEY,
     received_at INTEGER
 ) STRICT;
+
+-- Channels that have asked for a pause. closed_until: nothing is sent before, microseconds UTC since 1970; then one
+-- message is, and null once that was taken. Whoever changes a row holds the lock of outbox_lock.
+CREATE TABLE alert_channels (
+    channel TEXT PRIMARY KEY,
+    closed_until INTEGER
+) STRICT, WITHOUT ROWID;

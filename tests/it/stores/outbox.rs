@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ on_every_store!(
     a_digest_has_no_more_than_a_mebibyte,
     of_a_digest_only_what_is_too_old_is_given_up,
     a_channel_that_does_not_answer_holds_up_no_other,
+    a_channel_that_asks_for_a_pause_gets_nothing_before_and_then_one_message,
+    slack_and_discord_get_messages_no_faster_than_they_take_them,
     an_event_and_its_deliveries_are_stored_together_or_not_at_all,
 );
 
@@ -36,13 +38,15 @@ mod shared {
     super::on_every_server!(
         two_processes_send_each_alert_once,
         two_processes_keep_to_one_rate,
+        a_pause_binds_all_processes,
         what_a_killed_process_was_sending_is_sent_by_another,
         a_process_that_slept_overwrites_nothing_of_another,
     );
 
     use super::{
-        a_process_that_slept_overwrites_nothing_of_another, two_processes_keep_to_one_rate,
-        two_processes_send_each_alert_once, what_a_killed_process_was_sending_is_sent_by_another,
+        a_pause_binds_all_processes, a_process_that_slept_overwrites_nothing_of_another,
+        two_processes_keep_to_one_rate, two_processes_send_each_alert_once,
+        what_a_killed_process_was_sending_is_sent_by_another,
     };
 }
 
@@ -526,6 +530,100 @@ fn a_channel_that_does_not_answer_holds_up_no_other(store: &TestStore) {
     drop(closed);
     wait_for_state(store, 40, "sent");
     assert_eq!(silent.payloads(), payloads);
+}
+
+/// Takes messages, but for the first and what comes within its pause.
+fn pausing(pause: Duration) -> Channel {
+    let first = Arc::new(Mutex::new(None::<Instant>));
+    Channel::answering(move |arrival, _| {
+        let first = *first.lock().unwrap().get_or_insert(arrival.at);
+        let left = pause.saturating_sub(arrival.at.duration_since(first));
+        match left.is_zero() {
+            true => Reply::status(200, ""),
+            false => Reply::status(429, &format!("Retry-After: {}\r\n", left.as_secs_f64().ceil())),
+        }
+    })
+}
+
+const PAUSE: Duration = Duration::from_secs(4);
+
+fn a_channel_that_asks_for_a_pause_gets_nothing_before_and_then_one_message(store: &TestStore) {
+    store.prepare();
+    let channel = pausing(PAUSE);
+    let arguments = [NO_RATE.as_slice(), &["--alert-give-up-after", "1h"]].concat();
+    let mut server = consume(store, &[&channel], &arguments);
+    let payloads = numbered(0..30);
+    alert_all(&server, &payloads);
+    wait_for_number(store, 30, "SELECT count(*) FROM deliveries WHERE held = 1 AND state = 'pending'");
+    let waiting = deliveries(store);
+    assert!(waiting[0].last_error.as_ref().unwrap().starts_with("status 429"), "{waiting:?}");
+    // Another process has not asked, and knows.
+    server.process.kill();
+    let server = consume(store, &[&channel], &arguments);
+    alert(&server, "late");
+    wait_for_state(store, 31, "sent");
+    let messages = channel.messages();
+    assert_eq!(messages.len(), 2, "one that was refused, and one after the pause");
+    assert_eq!(messages[1].payloads, [payloads, vec!["late".to_owned()]].concat());
+    let arrivals = channel.receiver.arrivals();
+    let paused = arrivals[1].at.duration_since(arrivals[0].at);
+    assert!(paused >= PAUSE - Duration::from_millis(50), "{paused:?}");
+    // The channel is open again.
+    for payload in ["one", "by one"] {
+        alert(&server, payload);
+        wait_until(|| channel.payloads().contains(&payload.to_owned()).then_some(()));
+    }
+    assert_eq!(channel.messages().len(), 4);
+}
+
+fn a_pause_binds_all_processes(store: &TestStore) {
+    store.prepare();
+    let channel = pausing(PAUSE);
+    let servers = [(); 2].map(|()| consume(store, &[&channel], &NO_RATE));
+    thread::scope(|scope| {
+        for (server, payloads) in servers.iter().zip(numbered(0..60).chunks(30)) {
+            let payloads = payloads.to_vec();
+            scope.spawn(move || alert_all(server, &payloads));
+        }
+    });
+    wait_for_state(store, 60, "sent");
+    let arrivals = channel.receiver.arrivals();
+    let paused = |arrival: &&Arrival| arrival.at.duration_since(arrivals[0].at) < PAUSE;
+    // Each may have had a message under way when the other was asked to wait.
+    assert!(arrivals.iter().filter(paused).count() <= 2, "{arrivals:?}");
+    let probe = Message::of(arrivals.iter().find(|arrival| !paused(arrival)).unwrap());
+    assert!(probe.payloads.len() >= 58, "{probe:?}");
+}
+
+fn slack_and_discord_get_messages_no_faster_than_they_take_them(store: &TestStore) {
+    store.prepare();
+    let (slack, discord) = (Hook::taking(), Hook::taking());
+    let urls = [format!("slack:{}", slack.url("/")), format!("discord:{}", discord.url("/"))];
+    let server = store.consume(&[
+        "--alert-allow-private",
+        "--alert-on",
+        "alert",
+        "--alert",
+        &urls[0],
+        "--alert",
+        &urls[1],
+    ]);
+    alert_all(&server, &numbered(0..7));
+    wait_for_state(store, 14, "sent");
+    assert_eq!((slack.arrivals().len(), discord.arrivals().len()), (7, 7), "no digest");
+    let earlier = |kind: &str, messages: i64, microseconds: i64| {
+        number(
+            store,
+            &format!(
+                "SELECT count(*) FROM deliveries earlier JOIN deliveries later \
+                    ON later.channel = earlier.channel AND later.event_id = earlier.event_id + {messages} \
+                    WHERE earlier.channel LIKE '{kind}:%' \
+                    AND later.attempted_at < earlier.attempted_at + {microseconds}"
+            ),
+        )
+    };
+    assert_eq!(earlier("slack", 1, 1_000_000), 0);
+    assert_eq!(earlier("discord", 5, 2_000_000), 0);
 }
 
 fn an_event_and_its_deliveries_are_stored_together_or_not_at_all(store: &TestStore) {
