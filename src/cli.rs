@@ -19,6 +19,7 @@ use crate::alert::{AlertSettings, Channel, Channels, MailEncryption, MailSetting
 use crate::client::Reach;
 use crate::core::event::HEALTH_ALERT;
 use crate::core::glob::Glob;
+use crate::core::origin::{HostName, Origin};
 use crate::core::secret::Secret;
 use crate::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
 use crate::logging::{LineFormat, LogLevels, LogSettings};
@@ -441,6 +442,17 @@ pub struct AccessOptions {
     /// Listen beyond this machine although anyone may then read and write events
     #[arg(long)]
     pub insecure_allow_anonymous: bool,
+
+    /// Serve requests for this host, repeatable: the name that a proxy has in front
+    /// of a service without tokens. Others than these, --host and this machine's own
+    /// are then answered 421
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub allowed_host: Vec<HostName>,
+
+    /// Let pages of this origin read and write, repeatable (CORS):
+    /// https://dashboard.example.com
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub allow_origin: Vec<Origin>,
 }
 
 /// How `consume` encrypts.
@@ -578,7 +590,7 @@ pub struct LoginOptions {
     #[arg(long, hide = true)]
     pub password: Option<Secret>,
 
-    /// Where to fetch tokens [default: /token where the endpoint is]
+    /// Where to fetch tokens [default: token beside the endpoint]
     #[arg(long, value_name = "URL")]
     pub token_url: Option<Endpoint>,
 

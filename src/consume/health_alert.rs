@@ -7,7 +7,7 @@ use hyper::header::{CONTENT_ENCODING, HeaderMap};
 use tokio::time::{Instant, sleep};
 
 use super::problem::Problem;
-use super::routes::{Answer, json_response, located};
+use super::routes::{Answer, Place, json_response, located};
 use super::upload::Format;
 use crate::store::Store;
 
@@ -29,7 +29,7 @@ pub fn check_format(headers: &HeaderMap) -> Result<(), Problem> {
         Ok(Format::Json) => Ok(()),
         Err(problem) if headers.contains_key(CONTENT_ENCODING) => Err(problem),
         Ok(Format::Ndjson) | Err(_) => {
-            let detail = "expected Content-Type application/json in UTF-8";
+            let detail = "expected the header `Content-Type: application/json`, in UTF-8";
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
         }
     }
@@ -42,17 +42,25 @@ pub fn no_channel() -> Problem {
 }
 
 /// 200 once all channels have been told of a stored alert, or 202 where that takes longer.
-pub async fn answer(store: &Store, id: i64) -> Answer {
+pub async fn answer(store: &Store, place: Place, id: i64) -> Answer {
     let deadline = Instant::now() + DELIVERY_TIME;
     let mut pause = FIRST_PAUSE;
     loop {
         sleep(pause).await;
         // A store that does not answer says nothing of the delivery, which may be under way.
         if let Ok(true) = store.read(move |reader| reader.is_delivered(id)).await {
-            return located(id, json_response(StatusCode::OK, r#"{"status":"Health alert email sent"}"#));
+            return located(
+                place,
+                id,
+                json_response(StatusCode::OK, r#"{"status":"Health alert email sent"}"#),
+            );
         }
         if Instant::now() + pause >= deadline {
-            return located(id, json_response(StatusCode::ACCEPTED, r#"{"status":"Health alert queued"}"#));
+            return located(
+                place,
+                id,
+                json_response(StatusCode::ACCEPTED, r#"{"status":"Health alert queued"}"#),
+            );
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -78,7 +78,7 @@ impl AsRef<[u8]> for Reserved {
     }
 }
 
-/// The pages before and after this one (RFC 8288).
+/// The pages before and after this one (RFC 8288), as references to the path that was asked for.
 ///
 /// In the direction of the query the store knows whether there are more; against it there are if the
 /// query began at an id.
@@ -92,7 +92,7 @@ fn links_of(parameters: &str, query: &Query, page: &Page) -> Vec<HeaderValue> {
         let parameters = form_urlencoded::parse(parameters.as_bytes());
         target.extend_pairs(parameters.filter(|(name, _)| name != "after" && name != "before"));
         target.append_pair(anchor, &id.to_string());
-        let link = format!("</event?{}>; rel=\"{relation}\"", target.finish());
+        let link = format!("<?{}>; rel=\"{relation}\"", target.finish());
         HeaderValue::try_from(link).expect("a form-encoded target is ASCII")
     };
     let next = next.then(|| link("after", last.id, "next"));

@@ -4,6 +4,7 @@ mod access;
 mod admission;
 mod connection;
 mod content;
+mod cross_origin;
 mod health_alert;
 mod http1;
 mod http2;
@@ -39,6 +40,7 @@ use tracing::{info, warn};
 
 use self::admission::{Admission, Place};
 use self::connection::{Connection, ConnectionLimits};
+use self::cross_origin::CrossOrigin;
 use self::metrics::Metrics;
 use self::requests::RequestLog;
 use self::routes::Routes;
@@ -48,6 +50,7 @@ use crate::alert::{Alerts, Dispatcher};
 use crate::auth::Access;
 use crate::cli::ConsumeOptions;
 use crate::core::hint::{Hint, hinted};
+use crate::core::origin::HostName;
 use crate::exposition;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreLimits, StoreOptions};
@@ -122,7 +125,8 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let mut scraping = pin!(serve_metrics(scraped, Arc::clone(&metrics), store.clone()));
     let forgetting = store.clone();
     let mut forgetting = pin!(retention::keep(&forgetting, options.keep, options.keep_events));
-    let routes = routes(&options, store, access, alerts, metrics);
+    let cross_origin = cross_origin(&options, guarded || !address.ip().is_loopback(), tls.is_some());
+    let routes = routes(&options, store, access, cross_origin, alerts, metrics);
     let mut following = pin!(Arc::clone(&routes.hub).run(routes.store.clone()));
     let mut server = Server::new(&options, listener, routes, tls.clone());
     info!(%address, "listening on {scheme}://{address}");
@@ -240,10 +244,20 @@ fn raise_file_limit(connections: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What pages of other origins may do. Any host is served where a name alone opens nothing, because requests need a
+/// token or a certificate, or where the whole network may read and write; unless the settings name hosts.
+fn cross_origin(options: &ConsumeOptions, any_host: bool, serves_https: bool) -> CrossOrigin {
+    let named = &options.access.allowed_host;
+    let own = HostName::of(&options.host);
+    let hosts = (!any_host || !named.is_empty()).then(|| named.iter().cloned().chain([own]).collect());
+    CrossOrigin { hosts, allowed: options.access.allow_origin.clone(), serves_https }
+}
+
 fn routes(
     options: &ConsumeOptions,
     store: Store,
     access: Option<Access>,
+    cross_origin: CrossOrigin,
     alerts: Arc<Alerts>,
     metrics: Arc<Metrics>,
 ) -> Routes {
@@ -252,6 +266,7 @@ fn routes(
     Routes {
         store,
         access,
+        cross_origin,
         alerts,
         hub: Arc::new(hub),
         metrics,

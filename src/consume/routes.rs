@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::content::Content;
+use super::cross_origin::CrossOrigin;
 use super::metrics::{EventOutcome, Metrics, Target};
 use super::problem::Problem;
 use super::requests::{Answered, RequestLog, origin_of};
@@ -38,6 +39,8 @@ pub struct Routes {
     pub store: Store,
     /// Who may come in; everyone where there is none.
     pub access: Option<Access>,
+    /// What pages of other origins may do.
+    pub cross_origin: CrossOrigin,
     /// Who is told of what.
     pub alerts: Arc<Alerts>,
     /// What all streams share.
@@ -68,14 +71,16 @@ impl Routes {
         let begun = Instant::now();
         let (head, body) = request.into_parts();
         let target = Target::of(&head.method, head.uri.path());
-        let origin = origin_of(&head.headers);
+        let trace = origin_of(&head.headers);
         let mut unread = Some(body);
-        let answer = self.route(head, &mut unread, client, draining).await;
+        let mut origin = None;
+        let answer = self.checked(head, &mut origin, &mut unread, client, draining).await;
         let mut reason = None;
         let mut answer = answer.unwrap_or_else(|problem| {
             reason = problem.reason();
             problem.into_response()
         });
+        self.cross_origin.mark(&mut answer, origin);
         let unread = unread.and_then(upload::unread_of);
         if unread.is_some() {
             // What is left of the body must not be taken for the next request.
@@ -83,8 +88,30 @@ impl Routes {
         }
         let (status, took) = (answer.status(), begun.elapsed());
         self.metrics.answered(target, status, took);
-        self.log.answered(Answered { target, client, status, took, origin, reason });
+        self.log.answered(Answered { target, client, status, took, origin: trace, reason });
         (answer, unread)
+    }
+
+    /// Leaves the origin of a page in `origin` where it is allowed by name.
+    async fn checked(
+        &self,
+        head: Parts,
+        origin: &mut Option<HeaderValue>,
+        unread: &mut Option<Incoming>,
+        client: IpAddr,
+        draining: bool,
+    ) -> Result<Answer, Problem> {
+        check_host(&head)?;
+        // Probes ask whatever address they find the service at, and learn nothing that others must not.
+        if !is_probe(head.uri.path()) {
+            self.cross_origin.check_host(&head)?;
+        }
+        check_coding(&head)?;
+        *origin = self.cross_origin.check_origin(&head)?;
+        match self.cross_origin.preflight(&head, origin.as_ref()) {
+            Some(answer) => Ok(answer),
+            None => self.route(head, unread, client, draining).await,
+        }
     }
 
     /// Reading a body to its end takes it out of `unread`.
@@ -95,8 +122,6 @@ impl Routes {
         client: IpAddr,
         draining: bool,
     ) -> Result<Answer, Problem> {
-        check_host(&head)?;
-        check_coding(&head)?;
         let reads = matches!(head.method, Method::GET | Method::HEAD);
         let path = head.uri.path();
         if path == "/" {
@@ -183,7 +208,7 @@ impl Routes {
         let format = upload::Format::of(&head.headers)?;
         let key = upload::key_of(&head.headers)?;
         // The head is a view of the buffer that hyper reads into, which can be used again without it.
-        let version = head.version;
+        let (version, place) = (head.version, place_of(&head));
         drop(head);
         let (body, reservation) = self.read(unread, version, self.body_limit_bytes).await?;
         let (events, list) = format.parse(&body)?;
@@ -192,12 +217,12 @@ impl Routes {
         let count = events.len();
         let deliveries = self.alerts.deliveries_of(&events);
         let first_id = self.append(Append { events, key, deliveries }, reservation).await?;
-        Ok(if list { stored_list(count) } else { stored_one(first_id) })
+        Ok(if list { stored_list(count) } else { stored_one(place, first_id) })
     }
 
     async fn take_health_alert(&self, head: Parts, unread: &mut Option<Incoming>) -> Result<Answer, Problem> {
         health_alert::check_format(&head.headers)?;
-        let key = upload::key_of(&head.headers)?;
+        let (key, place) = (upload::key_of(&head.headers)?, place_of(&head));
         let (body, reservation) = self.read(unread, head.version, self.body_limit_bytes).await?;
         let event = Event::parse_health_alert(&body)?;
         let key = key.map(|key| upload::idempotency_key(key, &body));
@@ -208,7 +233,7 @@ impl Routes {
             return Err(health_alert::no_channel());
         }
         let id = self.append(Append { events, key, deliveries }, reservation).await?;
-        Ok(health_alert::answer(&self.store, id).await)
+        Ok(health_alert::answer(&self.store, place, id).await)
     }
 
     /// Stores events, and rings for whoever is to be told of them; the id of the first.
@@ -266,6 +291,11 @@ pub fn json_response(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     response
 }
 
+/// Whether a path is asked by load balancers and the like.
+fn is_probe(path: &str) -> bool {
+    matches!(path.strip_suffix('/').unwrap_or(path), "/health" | "/ready")
+}
+
 /// RFC 9112, section 3.2: a request without exactly one valid `Host` is answered 400; hyper does not insist.
 /// HTTP/2 has it in the URI (RFC 9113, section 8.3.1).
 fn check_host(head: &Parts) -> Result<(), Problem> {
@@ -311,13 +341,23 @@ fn from_now(at: Timestamp) -> tokio::time::Instant {
     tokio::time::Instant::now() + at.since(Timestamp::now())
 }
 
-fn stored_one(id: i64) -> Answer {
-    located(id, json_response(StatusCode::CREATED, r#"{"status":"success"}"#))
+fn stored_one(place: Place, id: i64) -> Answer {
+    located(place, id, json_response(StatusCode::CREATED, r#"{"status":"success"}"#))
 }
 
-/// The same, with the place of the event that it is about.
-pub fn located(id: i64, mut response: Answer) -> Answer {
-    let location = HeaderValue::try_from(format!("/event/{id}")).expect("digits fit into a header");
+/// How deep a request's path is, in segments below the root: a proxy may have taken a prefix off it, so that no
+/// reference of ours begins at a root.
+#[derive(Debug, Clone, Copy)]
+pub struct Place(usize);
+
+fn place_of(head: &Parts) -> Place {
+    Place(head.uri.path().bytes().filter(|byte| *byte == b'/').count())
+}
+
+/// The same, with the event that it is about, relative to the request (RFC 9110, section 10.2.2).
+pub fn located(place: Place, id: i64, mut response: Answer) -> Answer {
+    let up = "../".repeat(place.0.saturating_sub(1));
+    let location = HeaderValue::try_from(format!("{up}event/{id}")).expect("digits fit into a header");
     response.headers_mut().insert(LOCATION, location);
     response
 }

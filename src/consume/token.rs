@@ -53,7 +53,7 @@ pub fn check_form(headers: &HeaderMap) -> Result<(), Problem> {
     if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Ok(());
     }
-    let detail = "expected Content-Type application/x-www-form-urlencoded";
+    let detail = "expected the header `Content-Type: application/x-www-form-urlencoded`";
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 

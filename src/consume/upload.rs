@@ -25,13 +25,17 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that the headers announce; JSON where they announce none.
+    /// The format that the headers announce.
     ///
     /// # Errors
-    /// 415 for all others, and for a body that is compressed.
+    /// 415 for all others, for none, which any web page can send, and for a body that is compressed.
     pub fn of(headers: &HeaderMap) -> Result<Format, Problem> {
         check_encoding(headers)?;
-        let Some(content_type) = headers.get(CONTENT_TYPE) else { return Ok(Format::Json) };
+        let Some(content_type) = headers.get(CONTENT_TYPE) else {
+            let detail = "there is no Content-Type header: send `Content-Type: application/json`, or \
+                `application/x-ndjson` for lines";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        };
         let content_type = content_type.to_str().unwrap_or_default();
         let mut parts = content_type.split(';').map(|part| part.trim().to_ascii_lowercase());
         let format = match parts.next().as_deref() {

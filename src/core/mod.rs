@@ -8,6 +8,7 @@ pub mod glob;
 pub mod hint;
 pub mod metrics;
 pub mod network;
+pub mod origin;
 pub mod outgoing;
 pub mod query;
 pub mod schedule;

@@ -121,7 +121,7 @@ async fn propagate(options: PropagateOptions) -> anyhow::Result<Completion> {
 
 fn authorization(options: &PropagateOptions, http: &HttpClient) -> anyhow::Result<Authorization> {
     let endpoint = &options.endpoint;
-    let authorization = Authorization::new(&options.login, endpoint, beside(endpoint, "/token"), http)?;
+    let authorization = Authorization::new(&options.login, endpoint, token_beside(endpoint), http)?;
     let sets_it = options.header.iter().any(|header| header.name == AUTHORIZATION);
     if sets_it && !matches!(authorization, Authorization::None) {
         let problem = "`--header` sets Authorization, and so does the token";
@@ -130,10 +130,14 @@ fn authorization(options: &PropagateOptions, http: &HttpClient) -> anyhow::Resul
     Ok(authorization)
 }
 
-/// A path at the same server.
-fn beside(endpoint: &Endpoint, path: &'static str) -> Endpoint {
+/// Where tokens come from unless the settings say otherwise: in the same folder as the endpoint, so that they are behind
+/// the same prefix of a proxy.
+fn token_beside(endpoint: &Endpoint) -> Endpoint {
+    let path = endpoint.0.path().trim_end_matches('/');
+    let folder = path.rfind('/').map_or("", |slash| &path[..slash]);
     let mut parts = endpoint.0.clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::from_static(path));
+    let path_and_query = PathAndQuery::try_from(format!("{folder}/token"));
+    parts.path_and_query = Some(path_and_query.expect("a part of a path, and a name behind it, are a path"));
     Endpoint(Uri::from_parts(parts).expect("a scheme, an authority and a path make a URI"))
 }
 
@@ -354,5 +358,24 @@ async fn sleep_until_some(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_from_beside_the_endpoint() {
+        for (endpoint, expected) in [
+            ("http://a/event", "http://a/token"),
+            ("http://a:8000/event?x=y", "http://a:8000/token"),
+            ("https://a/ev/event", "https://a/ev/token"),
+            ("https://a/ev/event/", "https://a/ev/token"),
+            ("https://a", "https://a/token"),
+            ("https://a/", "https://a/token"),
+        ] {
+            assert_eq!(token_beside(&endpoint.parse().unwrap()).to_string(), expected);
+        }
     }
 }

@@ -4,6 +4,7 @@ mod access;
 mod access_tokens;
 mod bodies;
 mod cancelled;
+mod cross_origin;
 mod drain;
 mod garbage;
 mod guessing;
@@ -91,7 +92,7 @@ fn an_event_is_stored_and_located() {
     let response = server.connect().post(r#"{"event_type": "message", "event_payload": "hello"}"#);
     assert_eq!(response.status, 201);
     assert_eq!(response.text(), r#"{"status":"success"}"#);
-    assert_eq!(response.header("location"), Some("/event/1"));
+    assert_eq!(response.header("location"), Some("event/1"));
     let event = server.connect().get("/event/1").json();
     assert_eq!(event["event_type"], "message");
     assert_eq!(event["event_payload"], "hello");
@@ -164,13 +165,13 @@ fn pipelined_requests_are_answered_in_their_order() {
     let requests: String = (1..=20)
         .map(|number| {
             let body = format!(r#"{{"event_type":"a","event_payload":"{number}"}}"#);
-            format!("POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            format!("POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         })
         .collect();
     connection.send(requests.as_bytes()).unwrap();
     for number in 1..=20 {
         let response = connection.receive().unwrap();
-        let location = format!("/event/{number}");
+        let location = format!("event/{number}");
         assert_eq!((response.status, response.header("location")), (201, Some(location.as_str())));
     }
     assert_eq!(stored(&directory).len(), 20);
@@ -187,7 +188,7 @@ fn concurrent_clients_get_distinct_ids_that_increase() {
             let mut post = |number: usize| {
                 let response = connection.post_event(&format!("client {client}"), &number.to_string());
                 assert_eq!(response.status, 201, "{response:?}");
-                response.header("location").unwrap().strip_prefix("/event/").unwrap().parse().unwrap()
+                response.header("location").unwrap().strip_prefix("event/").unwrap().parse().unwrap()
             };
             (0..EVENTS).map(&mut post).collect()
         };

@@ -31,7 +31,7 @@ impl Acknowledged {
     fn new(response: &Response, payload: &str) -> Acknowledged {
         assert_eq!(response.status, 201, "{response:?}");
         let location = response.header("location").unwrap();
-        let id = location.strip_prefix("/event/").unwrap().parse().unwrap();
+        let id = location.strip_prefix("event/").unwrap().parse().unwrap();
         Acknowledged { id, payload: payload.to_owned() }
     }
 }

@@ -120,8 +120,9 @@ fn every_path_of_the_sources_is_described() {
     for file in ["routes.rs", "metrics.rs"] {
         let source = fs::read_to_string(folder.join(file)).unwrap();
         let literals = source.split('"').skip(1).step_by(2);
-        let named: BTreeSet<&str> =
-            literals.filter(|text| text.starts_with('/') && *text != "/event/").collect();
+        // What begins so goes on with an id.
+        let whole = |text| if text == "/event/" { "/event/{id}" } else { text };
+        let named: BTreeSet<&str> = literals.filter(|text| text.starts_with('/')).map(whole).collect();
         assert_eq!(named, described, "{file}");
     }
 }
@@ -204,8 +205,8 @@ fn what_is_not_described_is_noticed() {
     let properties = "/components/schemas/StoredOne/properties";
     for (document, error) in [
         (altered("/paths/~1event/post/responses", "201", None), "the status 201 is not described"),
-        (altered(&format!("{created}/headers"), "Location", None), "the header `location: /event/1` is not"),
-        (altered("/components/schemas/EventPath", "pattern", Some(json!("^/events/"))), "/event/1"),
+        (altered(&format!("{created}/headers"), "Location", None), "the header `location: event/1` is not"),
+        (altered("/components/schemas/EventPath", "pattern", Some(json!("^/events/"))), "event/1"),
         (
             altered(&format!("{created}/headers"), "ETag", Some(json!({"required": true}))),
             "`ETag` is missing",
@@ -231,7 +232,7 @@ fn what_is_not_described_is_noticed() {
     for (response, error) in [
         (Response { status: 500, ..with_body("") }, "the status 500 is not described"),
         (with_header("x-powered-by", "rust"), "`x-powered-by: rust` is not described"),
-        (with_header("location", "/event/2"), "given 2 times"),
+        (with_header("location", "event/2"), "given 2 times"),
         (with_header("connection", "upgrade"), "upgrade"),
         (with_body(""), "EOF"),
         (with_body("{\"status\":\"success\""), "EOF"),

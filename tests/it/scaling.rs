@@ -645,7 +645,7 @@ impl Client {
                 Some((connection, Ok(response))) if response.status == 201 => {
                     self.connection = Some(connection);
                     let location = response.header("location").unwrap();
-                    return location.strip_prefix("/event/").unwrap().parse().unwrap();
+                    return location.strip_prefix("event/").unwrap().parse().unwrap();
                 }
                 Some((_, Ok(response))) => {
                     assert!([503, 504].contains(&response.status), "{response:?}");

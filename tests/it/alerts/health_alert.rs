@@ -45,7 +45,7 @@ fn an_alert_that_is_delivered_is_answered_200_and_stored_as_an_event() {
     assert_answer(&response, 200, "Health alert email sent");
     assert_eq!(response.text(), r#"{"status":"Health alert email sent"}"#);
     assert_eq!(response.header("content-type"), Some("application/json"));
-    assert_eq!(response.header("location"), Some("/event/1"));
+    assert_eq!(response.header("location"), Some("../../event/1"));
     assert_eq!(hook.arrivals().len(), 1);
     let payload = r#"["service-a-failure","é \"quoted\"\n"]"#;
     let event = connection.get("/event/1").json();
@@ -79,7 +79,7 @@ fn an_alert_that_a_channel_has_not_taken_is_answered_202() {
         let begun = Instant::now();
         let response = post_alert(&mut server.connect(), "a");
         assert_answer(&response, 202, "Health alert queued");
-        assert_eq!(response.header("location"), Some("/event/1"));
+        assert_eq!(response.header("location"), Some("../../event/1"));
         assert!(begun.elapsed() > Duration::from_millis(1500), "{channels:?}: {:?}", begun.elapsed());
         assert!(begun.elapsed() < Duration::from_secs(9), "{channels:?}: {:?}", begun.elapsed());
         assert_eq!(stored_events(&directory.path().join("events.db")).len(), 1);
@@ -205,7 +205,7 @@ fn an_alert_that_is_repeated_with_its_key_is_stored_and_sent_once() {
     for _ in 0..4 {
         let response = post(&mut server.connect(), &headers, br#"{"issues":["a"]}"#);
         assert_answer(&response, 200, "Health alert email sent");
-        assert_eq!(response.header("location"), Some("/event/1"));
+        assert_eq!(response.header("location"), Some("../../event/1"));
     }
     assert_problem(&post(&mut server.connect(), &headers, br#"{"issues":["b"]}"#), 422);
     let headers = [JSON, ("Idempotency-Key", "another")];
@@ -215,7 +215,7 @@ fn an_alert_that_is_repeated_with_its_key_is_stored_and_sent_once() {
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     for answer in answers {
-        assert_eq!((answer.status, answer.header("location")), (200, Some("/event/2")));
+        assert_eq!((answer.status, answer.header("location")), (200, Some("../../event/2")));
     }
     // Whatever was to be sent twice would be sent before this one.
     assert_eq!(post_alert(&mut server.connect(), "last").status, 200);

@@ -28,7 +28,7 @@ fn the_same_alert_is_stored_and_not_sent_again() {
         let response = post_alert(&mut connection, "a");
         // Whoever was to hear of it has.
         assert_eq!(response.status, 200);
-        assert_eq!(response.header("location"), Some(&*format!("/event/{number}")));
+        assert_eq!(response.header("location"), Some(&*format!("../../event/{number}")));
     }
     // What differs in anything is something else.
     assert_eq!(post_alert(&mut connection, "b").status, 200);

@@ -173,7 +173,10 @@ fn a_client_that_still_writes_sees_the_401() {
     let body = event("a", &"x".repeat(SENT_BYTES));
     for _ in 0..3 {
         let mut connection = server.connect();
-        let head = format!("POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         connection.send(head.as_bytes()).unwrap();
         for piece in body.as_bytes().chunks(64 << 10) {
             connection.send(piece).unwrap();

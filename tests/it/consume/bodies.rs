@@ -210,7 +210,7 @@ fn an_unknown_length_is_read_to_its_end() {
     for character in body.chars() {
         chunks += &format!("1;extension=x\r\n{character}\r\n");
     }
-    let head = "POST /event HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     connection.send(format!("{head}{chunks}0\r\nTrailer: x\r\n\r\n").as_bytes()).unwrap();
     assert_eq!(connection.receive().unwrap().status, 201);
     assert_eq!(stored(&directory), owned(&[("a", "chunked")]));

@@ -15,7 +15,7 @@ fn begin_request(server: &Consume, body: &str) -> Connection {
     let mut connection = server.connect();
     let length = body.len();
     let head = format!(
-        "POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
     );
     connection.send(head.as_bytes()).unwrap();
     assert_eq!(connection.receive().unwrap().status, 100);

@@ -48,9 +48,11 @@ fn mutated_requests_are_never_a_5xx() {
     let body = event("message", "hello");
     let length = body.len();
     let requests = [
-        format!("POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{body}"),
         format!(
-            "POST /event HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+            "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        ),
+        format!(
+            "POST /event HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
         ),
         format!(
             "POST /event HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n{body}"

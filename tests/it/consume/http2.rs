@@ -24,8 +24,13 @@ const FLOW_CONTROL_ERROR: u32 = 3;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-const POST: [(&str, &str); 4] =
-    [(":method", "POST"), (":scheme", "https"), (":path", "/event"), (":authority", "test")];
+const POST: [(&str, &str); 5] = [
+    (":method", "POST"),
+    (":scheme", "https"),
+    (":path", "/event"),
+    (":authority", "test"),
+    ("content-type", "application/json"),
+];
 const GET: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "https"), (":path", "/health"), (":authority", "test")];
 

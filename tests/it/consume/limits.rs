@@ -36,7 +36,7 @@ fn a_body_without_room_in_memory_is_503_and_not_stored() {
     detail_of(&announced, 503);
     assert_eq!(announced.header("retry-after"), Some("1"));
     let mut connection = server.connect();
-    let head = "POST /event HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     connection.send(format!("{head}{:x}\r\n{large}\r\n0\r\n\r\n", large.len()).as_bytes()).unwrap();
     let chunked = connection.receive().unwrap();
     detail_of(&chunked, 503);
@@ -52,7 +52,7 @@ fn a_body_without_room_in_memory_is_503_and_not_stored() {
 #[test]
 fn bodies_that_are_not_read_to_their_end_give_their_room_back() {
     let (_directory, server) = start(&["--queue-bytes", "10KiB"]);
-    let head = "POST /event HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 9000\r\n\r\n";
+    let head = "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 9000\r\n\r\n";
     for _ in 0..3 {
         let mut connection = server.connect();
         connection.send(head.as_bytes()).unwrap();

@@ -27,7 +27,7 @@ fn link_of(response: &Response, relation: &str) -> Option<String> {
     let mut links = links.flat_map(|(_, value)| value.split(", "));
     links.find_map(|link| {
         let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
-        (parameters == format!("; rel=\"{relation}\"")).then(|| target.to_owned())
+        (parameters == format!("; rel=\"{relation}\"")).then(|| response.target("/event", target))
     })
 }
 

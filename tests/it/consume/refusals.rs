@@ -104,7 +104,10 @@ fn a_missing_or_doubled_host_is_400() {
     let body = event("a", "b");
     for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n"] {
         let mut connection = server.connect();
-        let request = format!("POST /event HTTP/1.1\r\n{hosts}Content-Length: {}\r\n\r\n{body}", body.len());
+        let request = format!(
+            "POST /event HTTP/1.1\r\n{hosts}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         connection.send(request.as_bytes()).unwrap();
         detail_of(&connection.receive().unwrap(), 400);
     }
@@ -116,7 +119,9 @@ fn a_body_that_is_announced_as_too_large_is_413_before_it_is_sent() {
     let (_directory, server) = start(&[]);
     let mut connection = server.connect();
     let length = BODY_LIMIT_BYTES + 1;
-    let head = format!("POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
+    let head = format!(
+        "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
     connection.send(head.as_bytes()).unwrap();
     let response = connection.receive().unwrap();
     detail_of(&response, 413);
@@ -132,7 +137,9 @@ fn a_client_that_still_writes_sees_the_413() {
     for framing in [length, chunked] {
         for _ in 0..5 {
             let mut connection = server.connect();
-            connection.send(b"POST /event HTTP/1.1\r\nHost: test\r\n").unwrap();
+            connection
+                .send(b"POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n")
+                .unwrap();
             connection.send(framing.as_bytes()).unwrap();
             for piece in vec![b' '; SENT_BYTES].chunks(64 << 10) {
                 connection.send(piece).unwrap();
@@ -158,7 +165,10 @@ fn a_body_that_does_not_arrive_in_time_is_408() {
     let (directory, server) = start(&["--body-timeout", "200ms"]);
     let body = event("a", "b");
     let mut connection = server.connect();
-    let head = format!("POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     connection.send(format!("{head}{}", &body[..10]).as_bytes()).unwrap();
     detail_of(&connection.receive().unwrap(), 408);
     assert!(connection.is_closed());
@@ -169,7 +179,7 @@ fn a_body_that_does_not_arrive_in_time_is_408() {
 fn a_body_that_trickles_has_no_more_time() {
     let (_directory, server) = start(&["--body-timeout", "500ms"]);
     let mut connection = server.connect();
-    connection.send(b"POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n").unwrap();
+    connection.send(b"POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n").unwrap();
     let mut trickle = connection.stream().try_clone().unwrap();
     thread::scope(|scope| {
         scope.spawn(move || {

@@ -110,8 +110,8 @@ fn open_files(server: &Consume) -> usize {
 fn two_thousand_slow_clients_do_not_keep_others_waiting() {
     raise_file_limit();
     let (directory, server) = start(&["--header-timeout", "5s", "--body-timeout", "5s"]);
-    let head = "POST /event HTTP/1.1\r\nHost: test\r\nSlow: ";
-    let body = "POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: 10000\r\n\r\n";
+    let head = "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nSlow: ";
+    let body = "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n";
     let [mut heads, mut bodies, mut silent] =
         [head, body, ""].map(|beginning| SlowConnection::open_many(&server, beginning));
     wait_until(|| (open_files(&server) > 3 * CONNECTIONS).then_some(()));
@@ -148,7 +148,14 @@ fn assert_small(framing: &str, pieces: &[u8], piece_length: usize, pause: Durati
     assert_lives(&server);
     let before = peak_memory_kib(&server);
     let mut connection = server.connect();
-    connection.send(format!("POST /event HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n").as_bytes()).unwrap();
+    connection
+        .send(
+            format!(
+                "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
+            )
+            .as_bytes(),
+        )
+        .unwrap();
     for piece in pieces.chunks(piece_length) {
         connection.send(piece).unwrap();
         thread::sleep(pause);

@@ -22,7 +22,7 @@ fn any_strings_come_back_byte_for_byte() {
         let body = any_json(&mut random, &event_type, &event_payload);
         let response = connection.post(&body);
         assert_eq!(response.status, 201, "{body}: {response:?}");
-        let shown = connection.get(response.header("location").unwrap()).json();
+        let shown = connection.get(&response.target("/event", response.header("location").unwrap())).json();
         assert_eq!(shown["id"], id);
         assert_eq!(shown["event_type"].as_str().unwrap().as_bytes(), event_type.as_bytes(), "{body}");
         assert_eq!(shown["event_payload"].as_str().unwrap().as_bytes(), event_payload.as_bytes(), "{body}");

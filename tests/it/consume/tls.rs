@@ -79,7 +79,7 @@ fn an_event_arrives_over_http_1_and_over_http_2() {
     let secured = Secured::start(&[]);
     assert!(secured.server.url("/").starts_with("https://127.0.0.1:"));
     let responses = [secured.http1().post_event("a", "1"), secured.http2().post_event("a", "2")];
-    for (response, location) in responses.iter().zip(["/event/1", "/event/2"]) {
+    for (response, location) in responses.iter().zip(["event/1", "event/2"]) {
         assert_eq!((response.status, response.text().as_str()), (201, r#"{"status":"success"}"#));
         assert_eq!(response.header("location"), Some(location));
         assert_eq!(response.header("connection"), None);
@@ -470,13 +470,19 @@ fn sigterm_lets_requests_in_flight_finish() {
     let length = body.len().to_string();
     let mut http1 = secured.http1();
     let head = format!(
-        "POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
     );
     http1.send(head.as_bytes()).unwrap();
     assert_eq!(http1.receive().unwrap().status, 100);
     http1.send(first).unwrap();
     let mut http2 = Frames::open(&secured.client, secured.server.address);
-    let head = [(":method", "POST"), (":scheme", "https"), (":path", "/event"), (":authority", "test")];
+    let head = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":path", "/event"),
+        (":authority", "test"),
+        ("content-type", "application/json"),
+    ];
     http2.send(&frame(HEADERS, END_HEADERS, 1, &fields(&head))).unwrap();
     http2.send(&frame(DATA, 0, 1, first)).unwrap();
     // Answered on the same connection: the head before was read.
@@ -510,7 +516,13 @@ fn sigterm_lets_requests_in_flight_finish() {
 fn a_stream_that_never_finishes_is_cut_at_the_drain_timeout() {
     let mut secured = Secured::start(&["--drain-timeout", "500ms", "--body-timeout", "1h"]);
     let mut http2 = Frames::open(&secured.client, secured.server.address);
-    let head = [(":method", "POST"), (":scheme", "https"), (":path", "/event"), (":authority", "test")];
+    let head = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":path", "/event"),
+        (":authority", "test"),
+        ("content-type", "application/json"),
+    ];
     http2.send(&frame(HEADERS, END_HEADERS, 1, &fields(&head))).unwrap();
     let get = [(":method", "GET"), (":scheme", "https"), (":path", "/health"), (":authority", "test")];
     http2.send_head(3, END_STREAM, &get).unwrap();

@@ -78,8 +78,10 @@ fn a_client_that_goes_away_does_not_undo_its_event() {
     let locked = lock(directory.path());
     let mut connection = server.connect();
     let body = event_of_that_size();
-    let request =
-        format!("POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let request = format!(
+        "POST /event HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     connection.send(request.as_bytes()).unwrap();
     wait_until_queued(&server);
     drop(connection);

@@ -100,25 +100,28 @@ fn expand(stream: &[u8], name: &str) -> Vec<u8> {
 
 /// What is too long to be read in a row; `{x*3}` is `xxx`.
 ///
-/// `{event}` is a body of 100 bytes, 64 in hexadecimal. `{next}` and `{hidden}` are whole requests of 157
+/// `{event}` is a body of 100 bytes, 64 in hexadecimal. `{next}` and `{hidden}` are whole requests of 189
 /// bytes that store an event of that type: one that follows, and one that must never be answered.
 /// Payloads are the name of their case.
 fn word(word: &str, name: &str) -> String {
     match word {
         "get" => "GET /health HTTP/1.1\r\nHost: test\r\n".to_owned(),
-        "post" => "POST /event HTTP/1.1\r\nHost: test\r\n".to_owned(),
-        "chunked" => "POST /event HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+        "post" => format!("POST /event HTTP/1.1\r\nHost: test\r\n{JSON}"),
+        "chunked" => {
+            format!("POST /event HTTP/1.1\r\nHost: test\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n")
+        }
         "host" => "Host: test\r\n".to_owned(),
         "cl" => "Content-Length".to_owned(),
         "te" => "Transfer-Encoding".to_owned(),
         "expect" => "Expect: 100-continue\r\n".to_owned(),
         "upgrade" => "Connection: Upgrade\r\nUpgrade:".to_owned(),
         "event" => body("event", name),
-        "sized" => format!("Content-Length: 100\r\n\r\n{}", body("event", name)),
+        "json" => JSON.to_owned(),
+        "sized" => format!("{JSON}Content-Length: 100\r\n\r\n{}", body("event", name)),
         "chunks" => format!("64\r\n{}\r\n0\r\n\r\n", body("event", name)),
         "next" | "hidden" => {
-            let head = "POST /event HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n";
-            format!("{head}{}", body(word, name))
+            let head = "POST /event HTTP/1.1\r\nHost: test\r\n";
+            format!("{head}{JSON}Content-Length: 100\r\n\r\n{}", body(word, name))
         }
         _ => {
             let (text, times) = word.rsplit_once('*').expect("a word that is known");
@@ -126,6 +129,9 @@ fn word(word: &str, name: &str) -> String {
         }
     }
 }
+
+/// What announces every event.
+const JSON: &str = "Content-Type: application/json\r\n";
 
 fn body(event_type: &str, name: &str) -> String {
     let body = format!("{:<100}", event(event_type, name));

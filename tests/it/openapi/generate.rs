@@ -178,7 +178,9 @@ impl Generator {
         if let Some(other) = named.filter(|_| media_type != "application/x-www-form-urlencoded") {
             fits = false;
             request.headers.push(("Content-Type".to_owned(), other.into()));
-        } else if media_type != "application/json" || self.values.one_in(2) {
+        } else if self.values.one_in(20) {
+            fits = false;
+        } else {
             request.headers.push(("Content-Type".to_owned(), media_type.into_bytes()));
         }
         if self.values.one_in(30) {

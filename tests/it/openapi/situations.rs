@@ -60,15 +60,26 @@ fn takes_body(request: &Request) -> bool {
 }
 
 /// The requests with something wrong that is wrong for all of them.
-fn with_bad_heads(request: &Request) -> [Request; 5] {
+fn with_bad_heads(request: &Request) -> [Request; 7] {
     let plain = Request { expectation: Expectation::DoesNotFit, ..request.clone() };
     [
         plain.clone().header("Host", "another"),
+        plain.clone().header("Sec-Fetch-Site", "cross-site"),
+        for_another_host(&plain),
         plain.clone().header("Bad Name", ""),
         plain.clone().header("Long", "x".repeat(300 << 10)),
         Request { target: format!("{}?{}", plain.target, "x".repeat(70 << 10)), ..plain.clone() },
         plain.header("Transfer-Encoding", "gzip, chunked"),
     ]
+}
+
+fn for_another_host(request: &Request) -> Request {
+    let mut request = request.clone();
+    request.headers.retain(|(name, _)| name != "Host");
+    if ["/health", "/ready"].contains(&request.target.as_str()) {
+        request.expectation = Expectation::Anything;
+    }
+    request.header("Host", "rebound.example")
 }
 
 /// Sends requests that make sense, and such that no server takes, to every operation.

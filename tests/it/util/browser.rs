@@ -46,10 +46,16 @@ pub struct Browser {
 impl Browser {
     /// Starts one, with a profile that nobody has used. `EVENTCTL_TEST_CHROMEDRIVER` is its driver.
     pub fn start() -> Browser {
+        Browser::start_with(&[])
+    }
+
+    /// The same, with further arguments.
+    pub fn start_with(arguments: &[&str]) -> Browser {
         let (driver, stdout, port) = (0..10).find_map(|_| start_driver()).expect("the driver finds no port");
         let profile = tempdir().unwrap();
         let profile_argument = format!("--user-data-dir={}", profile.path().display());
-        let arguments: Vec<&str> = ARGUMENTS.into_iter().chain([profile_argument.as_str()]).collect();
+        let arguments: Vec<&str> =
+            ARGUMENTS.iter().chain(arguments).copied().chain([profile_argument.as_str()]).collect();
         let mut browser = Browser {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             session: String::new(),

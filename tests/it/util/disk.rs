@@ -76,7 +76,7 @@ impl Record {
     /// The id of the event that this record acknowledges.
     pub fn acknowledged(&self) -> Option<i64> {
         let Operation::Response { head } = &self.operation else { return None };
-        let location = head.strip_prefix("HTTP/1.1 201 ")?.split("location: /event/").nth(1)?;
+        let location = head.strip_prefix("HTTP/1.1 201 ")?.split("location: event/").nth(1)?;
         location.split("\r\n").next()?.parse().ok()
     }
 }

@@ -11,6 +11,8 @@ use super::PATIENCE;
 /// A connection that is kept alive.
 pub struct Connection<S = TcpStream> {
     stream: BufReader<S>,
+    /// What the server is called.
+    host: String,
 }
 
 /// A response, read whole.
@@ -25,6 +27,14 @@ impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         headers.find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The target of the request that a reference in this response leads to (RFC 3986, section 5); `target` was that of
+    /// its own.
+    pub fn target(&self, target: &str, reference: &str) -> String {
+        let base = url::Url::parse("http://test").unwrap().join(target).unwrap();
+        let found = base.join(reference).unwrap();
+        found.as_str().strip_prefix("http://test").unwrap().to_owned()
     }
 
     pub fn json(&self) -> Value {
@@ -73,7 +83,12 @@ fn patient(stream: TcpStream) -> io::Result<TcpStream> {
 impl<S: Read + Write> Connection<S> {
     /// HTTP over a stream.
     pub fn over(stream: S) -> Connection<S> {
-        Connection { stream: BufReader::new(stream) }
+        Connection { stream: BufReader::new(stream), host: "test".to_owned() }
+    }
+
+    /// The same, by another name of the server.
+    pub fn called(self, host: &str) -> Connection<S> {
+        Connection { host: host.to_owned(), ..self }
     }
 
     pub fn stream(&self) -> &S {
@@ -139,7 +154,8 @@ impl<S: Read + Write> Connection<S> {
         }
     }
 
-    /// A request with its response; the body goes with its length.
+    /// A request with its response; the body goes with its length, and is announced as JSON unless a header says
+    /// otherwise.
     pub fn try_request(
         &mut self,
         method: &str,
@@ -147,12 +163,15 @@ impl<S: Read + Write> Connection<S> {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Response> {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.host);
         for (name, value) in headers {
             request += &format!("{name}: {value}\r\n");
         }
         if !body.is_empty() || method == "POST" {
             request += &format!("Content-Length: {}\r\n", body.len());
+            if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+                request += "Content-Type: application/json\r\n";
+            }
         }
         request += "\r\n";
         self.send(&[request.as_bytes(), body].concat())?;

@@ -57,6 +57,9 @@ impl Http2Connection {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        if method == "POST" && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            request = request.header("content-type", "application/json");
+        }
         let request = request.body(Full::from(body.to_vec())).unwrap();
         self.runtime.block_on(async {
             self.requests.ready().await?;

@@ -50,7 +50,11 @@ pub const NAMES_AND_VALUES: &[Case] = &[
     case("a quote in a name", b"{post}\"Header\": a\r\n{sized}{hidden}", REFUSED),
     case("a name that is not ASCII", b"{post}H\xc3\xa9ader: a\r\n{sized}{hidden}", REFUSED),
     case("a value that is not ASCII", b"{post}Header: \xc3\xa9\xff\r\n{sized}", STORED),
-    case("line ends of LF alone", b"POST /event HTTP/1.1\nHost: test\n{cl}: 100\n\n{event}", STORED),
+    case(
+        "line ends of LF alone",
+        b"POST /event HTTP/1.1\nHost: test\nContent-Type: application/json\n{cl}: 100\n\n{event}",
+        STORED,
+    ),
     case("line ends of both kinds", b"{post}{cl}: 100\n\r\n{event}", STORED),
     case("an empty line of LF alone", b"{post}{cl}: 100\r\n\n{event}", STORED),
     case("an LF in a value", b"{post}Header: a\n{sized}", STORED),

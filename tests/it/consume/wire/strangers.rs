@@ -79,12 +79,12 @@ pub const AT_ONCE: &[Case] = &[
     ),
     case(
         "a request behind an upgrade",
-        b"{get}{upgrade} websocket\r\n{cl}: 157\r\n\r\n{hidden}",
+        b"{get}{upgrade} websocket\r\n{cl}: 189\r\n\r\n{hidden}",
         closed(&[200]),
     ),
     case(
         "CONNECT and what it would tunnel",
-        b"CONNECT /event HTTP/1.1\r\n{host}{cl}: 157\r\n\r\n{hidden}",
+        b"CONNECT /event HTTP/1.1\r\n{host}{cl}: 189\r\n\r\n{hidden}",
         closed(&[405]),
     ),
 ];
@@ -100,15 +100,15 @@ pub const EXPECTATIONS_AND_UPGRADES: &[Case] = &[
     case("100-continue, too large", b"{post}{expect}{cl}: 1048577\r\n\r\n", closed(&[413])),
     case(
         "100-continue for nothing",
-        b"POST /events HTTP/1.1\r\n{host}{expect}{cl}: 157\r\n\r\n{hidden}",
+        b"POST /events HTTP/1.1\r\n{host}{expect}{cl}: 189\r\n\r\n{hidden}",
         closed(&[404]),
     ),
     case(
         "100-continue, another type",
-        b"{post}{expect}Content-Type: text/plain\r\n{cl}: 157\r\n\r\n{hidden}",
+        b"POST /event HTTP/1.1\r\n{host}{expect}Content-Type: text/plain\r\n{cl}: 189\r\n\r\n{hidden}",
         closed(&[415]),
     ),
-    case("100-continue, no Host", b"POST /event HTTP/1.1\r\n{expect}{cl}: 157\r\n\r\n{hidden}", REFUSED),
+    case("100-continue, no Host", b"POST /event HTTP/1.1\r\n{expect}{cl}: 189\r\n\r\n{hidden}", REFUSED),
     case("100-continue, bad chunks", b"{post}{expect}{te}: chunked\r\n\r\nx{hidden}", closed(&[100, 400])),
     case("another expectation", b"{post}Expect: 200-ok\r\n{sized}", STORED),
     case("an expectation with a parameter", b"{post}Expect: 100-continue;q=1\r\n{sized}", STORED),

@@ -1,0 +1,165 @@
+//! What web pages may do here: those of another origin nothing, unless the settings name it.
+//!
+//! A browser sends the requests of any page to any server, this machine's too. Three headers that no page can set
+//! tell them apart: `Sec-Fetch-Site` (Fetch Metadata), `Origin` (RFC 6454), and `Host`, which has the name of the
+//! page's own server where a name is made to resolve to this machine (DNS rebinding).
+
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HOST, HeaderMap,
+    HeaderName, HeaderValue, ORIGIN, VARY,
+};
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
+use hyper::{Method, Response, StatusCode};
+
+use super::content::Content;
+use super::problem::Problem;
+use super::routes::Answer;
+use crate::core::origin::{HostName, Origin};
+use crate::core::text::excerpt;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// A draft of Chromium's for servers in private networks, which it asks for in a preflight request.
+const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
+const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+
+/// How long a browser may keep the answer to a preflight request, in seconds: as long as Chromium does at most.
+const PREFLIGHT_SECONDS: &str = "7200";
+
+/// What the pages of an allowed origin can send, and read, besides what all pages can.
+const METHODS: &str = "GET, HEAD, POST";
+const REQUEST_HEADERS: &str =
+    "authorization, content-type, content-encoding, idempotency-key, last-event-id, traceparent";
+const RESPONSE_HEADERS: &str = "link, location, retry-after, www-authenticate";
+
+/// The hosts that are served, and the origins whose pages may do what their requests ask for.
+pub struct CrossOrigin {
+    /// The hosts besides this machine's own names; none where any is served.
+    pub hosts: Option<Vec<HostName>>,
+    /// The origins that are allowed by name.
+    pub allowed: Vec<Origin>,
+    /// Whether this server serves https, so that no page of its own comes by http.
+    pub serves_https: bool,
+}
+
+impl CrossOrigin {
+    /// Makes sure that a request is for a host that is served.
+    ///
+    /// # Errors
+    /// 421 where it is not (RFC 9110, section 15.5.20).
+    pub fn check_host(&self, head: &Parts) -> Result<(), Problem> {
+        let Some(hosts) = &self.hosts else { return Ok(()) };
+        let in_header = head.headers.get_all(HOST).iter().filter_map(|host| host.to_str().ok());
+        // A request without any is not from a browser.
+        let mut named = in_header.chain(target_host(head)).filter(|host| !host.is_empty());
+        let served = |host: &HostName| host.is_this_machine() || hosts.contains(host);
+        match named.find(|host| !served(&HostName::of(host))) {
+            None => Ok(()),
+            Some(host) => {
+                let host = excerpt(host, 64);
+                let detail = format!(
+                    "the host `{host}` is not served: if it is meant to be, allow it with --allowed-host"
+                );
+                Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail))
+            }
+        }
+    }
+
+    /// Makes sure that a request does not come from a page of another origin; the origin, where it is one that is
+    /// allowed by name.
+    ///
+    /// # Errors
+    /// 403 where it does.
+    pub fn check_origin(&self, head: &Parts) -> Result<Option<HeaderValue>, Problem> {
+        let refusal = || {
+            let detail = "this request comes from a page of another origin: if it is meant to, allow its origin \
+                with --allow-origin";
+            Problem::new(StatusCode::FORBIDDEN, detail)
+        };
+        let (value, site) = match (single(&head.headers, &ORIGIN), single(&head.headers, &SEC_FETCH_SITE)) {
+            (Ok(None), Ok(None)) => return Ok(None),
+            (Ok(origin), Ok(site)) => (origin, site),
+            (Err(Repeated), _) | (_, Err(Repeated)) => return Err(refusal()),
+        };
+        let origin = value.and_then(|value| value.to_str().ok()?.parse().ok());
+        if let Some(origin) = &origin
+            && self.allowed.contains(origin)
+        {
+            return Ok(value.cloned());
+        }
+        let own = match site.map(HeaderValue::as_bytes) {
+            // `none` is somebody who types an address, or opens a bookmark.
+            Some(b"same-origin" | b"none") => true,
+            Some(_) => is_navigation(head),
+            // Browsers leave it out on the way to servers that they do not trust: unencrypted and elsewhere.
+            None => value.is_none() || origin.is_some_and(|origin| self.is_own(&origin, head)),
+        };
+        if own { Ok(None) } else { Err(refusal()) }
+    }
+
+    fn is_own(&self, origin: &Origin, head: &Parts) -> bool {
+        let in_header = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+        target_host(head).or(in_header).is_some_and(|host| origin.is_at(host))
+            && (origin.is_https() || !self.serves_https)
+    }
+
+    /// The answer to the preflight request of a page whose origin is allowed; none to all other requests.
+    pub fn preflight(&self, head: &Parts, origin: Option<&HeaderValue>) -> Option<Answer> {
+        origin?;
+        if head.method != Method::OPTIONS || !head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+            return None;
+        }
+        let mut response = Response::new(Content::from(""));
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(REQUEST_HEADERS));
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_SECONDS));
+        if head.headers.contains_key(REQUEST_PRIVATE_NETWORK) {
+            headers.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
+        }
+        Some(response)
+    }
+
+    /// Lets the page of an allowed origin read a response, and caches know that it depends on the origin.
+    pub fn mark(&self, answer: &mut Answer, origin: Option<HeaderValue>) {
+        if self.allowed.is_empty() {
+            return;
+        }
+        let headers = answer.headers_mut();
+        let vary = match headers.get(VARY).and_then(|vary| vary.to_str().ok()) {
+            Some(vary) => HeaderValue::try_from(format!("{vary}, Origin")).expect("two names are a header"),
+            None => HeaderValue::from_static("Origin"),
+        };
+        headers.insert(VARY, vary);
+        if let Some(origin) = origin {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
+        }
+    }
+}
+
+/// The host of `:authority`, or of a request line with a whole URL.
+fn target_host(head: &Parts) -> Option<&str> {
+    head.uri.scheme().and(head.uri.authority()).map(Authority::as_str)
+}
+
+/// Whether somebody follows a link or opens an address in a tab: no other page sees what comes of it.
+fn is_navigation(head: &Parts) -> bool {
+    let is = |name, expected: &[u8]| matches!(single(&head.headers, &name), Ok(Some(value)) if value.as_bytes() == expected);
+    let reads = matches!(head.method, Method::GET | Method::HEAD);
+    reads && is(SEC_FETCH_MODE, b"navigate") && is(SEC_FETCH_DEST, b"document")
+}
+
+/// A header is given more than once.
+struct Repeated;
+
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Repeated> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() { Err(Repeated) } else { Ok(value) }
+}
