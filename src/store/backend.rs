@@ -80,6 +80,18 @@ pub trait Backend: Send {
     /// # Errors
     /// Why the store still does not take writes.
     fn recover(&mut self) -> Result<(), StoreError>;
+
+    /// Tidies up while there is nothing to store; whether all is done until the next write.
+    ///
+    /// # Errors
+    /// Why the store takes no more writes.
+    fn tidy(&mut self) -> Result<bool, StoreError>;
+
+    /// Leaves the store as whoever copies it wants to find it. Nothing is written afterwards.
+    ///
+    /// # Errors
+    /// What is left undone. All that was acknowledged is stored.
+    fn close(&mut self) -> Result<(), StoreError>;
 }
 
 /// The reading side of a store: a connection of its own, and no transaction between two calls.

@@ -35,6 +35,16 @@ pub trait Database: Send {
     /// See [`Backend::recover`].
     fn recover(&mut self) -> Result<(), StoreError>;
 
+    /// See [`Backend::tidy`].
+    fn tidy(&mut self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    /// See [`Backend::close`].
+    fn close(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Refuses what the database could not take, and would not refuse alone.
     fn check(&self, _appends: &[&Append]) -> Result<(), StoreError> {
         Ok(())
@@ -89,5 +99,13 @@ impl<D: Database> Backend for D {
 
     fn recover(&mut self) -> Result<(), StoreError> {
         Database::recover(self)
+    }
+
+    fn tidy(&mut self) -> Result<bool, StoreError> {
+        Database::tidy(self)
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        Database::close(self)
     }
 }

@@ -30,7 +30,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
 
 use self::backend::{Append, Backend, Outcome, Reader, StoreError};
 use self::cancellation::Cancellation;
@@ -45,6 +46,9 @@ use crate::core::hint::hinted;
 
 /// How many reads run at once; each holds a connection and at most a page of events.
 const READERS: usize = 4;
+
+/// How long closing the store waits for reads that run, and for their connections to be closed.
+const READERS_CLOSE: Duration = Duration::from_millis(200);
 
 /// A page of events ends early at this size, so that a reader's memory is bounded.
 const PAGE_LIMIT_BYTES: usize = 4 << 20;
@@ -186,16 +190,11 @@ impl Store {
     ) -> anyhow::Result<(Store, Writer)> {
         let backend = open_backend(location, options)?;
         let queue = Arc::new(Queue::new(limits.queue_events));
-        let writer = Writer::start(backend, Arc::clone(&queue))?;
-        let readers = Readers {
-            location: location.clone(),
-            options,
-            permits: Arc::new(Semaphore::new(READERS)),
-            idle: Mutex::new(Vec::with_capacity(READERS)),
-        };
+        let readers = Arc::new(Readers::new(location.clone(), options));
+        let writer = Writer::start(backend, Arc::clone(&queue), Arc::clone(&readers))?;
         let store = Store {
             queue,
-            readers: Arc::new(readers),
+            readers,
             request_bytes: Budget::new(limits.queue_bytes),
             response_bytes: Budget::new(limits.queue_bytes),
         };
@@ -226,7 +225,8 @@ impl Store {
     /// # Errors
     /// Why not.
     pub async fn ready(&self) -> Result<(), AppendError> {
-        if self.queue.is_proved()? { Ok(()) } else { self.write(|backend| backend.probe()).await }
+        let Some(proof) = self.queue.prove()? else { return Ok(()) };
+        proof.await.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
     }
 
     /// Runs a write that is not an append on the writer's thread, behind the appends that wait there.
@@ -314,6 +314,11 @@ struct Readers {
 }
 
 impl Readers {
+    fn new(location: StoreLocation, options: StoreOptions) -> Readers {
+        let permits = Arc::new(Semaphore::new(READERS));
+        Readers { location, options, permits, idle: Mutex::new(Vec::with_capacity(READERS)) }
+    }
+
     fn run<T>(
         &self,
         cancellation: Cancellation,
@@ -331,6 +336,18 @@ impl Readers {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
         }
         result
+    }
+}
+
+impl Readers {
+    /// Closes the connections that read, and lets no read begin for as long as the result is kept. Those that still
+    /// run are waited for a moment.
+    async fn close(self: &Arc<Readers>) -> Option<OwnedSemaphorePermit> {
+        let all = Arc::clone(&self.permits).acquire_many_owned(READERS as u32);
+        let permits = timeout(READERS_CLOSE, all).await.ok().and_then(Result::ok);
+        let idle = mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = timeout(READERS_CLOSE, tokio::task::spawn_blocking(move || drop(idle))).await;
+        permits
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Null, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, ffi, params};
 
 use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
 use super::cancellation::{Cancellation, ReadDeadline};
@@ -45,6 +45,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// SQLite's own default of 1,000 syncs the database four times as often.
 const CHECKPOINT_AFTER_PAGES: i64 = 4000;
 
+/// The file of the log is cut to this size where it has grown beyond it, which it does while a reader keeps it from
+/// being started anew. Twice the size at which it is copied: a sync costs less where it does not extend the file, so
+/// what the steady state needs is kept.
+const LOG_LIMIT_BYTES: i64 = 2 * CHECKPOINT_AFTER_PAGES * (4096 + 24);
+
+/// How long closing the store waits for readers of other processes.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// How many steps of SQLite's virtual machine pass between two looks at the clock: about a millisecond.
 const STEPS_BETWEEN_DEADLINE_CHECKS: i32 = 50_000;
 
@@ -62,6 +70,8 @@ pub struct SqliteBackend {
     connection: Connection,
     path: PathBuf,
     files: FileIdentities,
+    /// Whether a sync has failed: what the log holds may not be on disk, although the system says so.
+    log_in_doubt: bool,
 }
 
 impl SqliteBackend {
@@ -88,7 +98,7 @@ impl SqliteBackend {
             .map_err(|error| cannot_open(path, &error))
             .hint("make the file and its directory writable for this user")?;
         let files = FileIdentities::of(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-        Ok(SqliteBackend { connection, path: path.to_owned(), files })
+        Ok(SqliteBackend { connection, path: path.to_owned(), files, log_in_doubt: false })
     }
 
     /// Inserts events with consecutive ids, as many with a statement as it takes.
@@ -161,21 +171,39 @@ impl SqliteBackend {
     /// events. Both files are closed before others are opened, for a close gives up the locks of the
     /// whole process on the files that old and new have in common.
     fn leave_files(&mut self) -> Result<(), StoreError> {
-        self.empty_log()?;
         // Closing would remove the log by its name, which may be another file's by now.
         self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        self.empty_log(BUSY_TIMEOUT)?;
         self.connection = Connection::open_in_memory()?;
         Ok(())
     }
 
     /// Copies the whole log into the database, syncs it and truncates the log.
-    fn empty_log(&self) -> Result<(), StoreError> {
-        let busy: bool =
-            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        if busy {
-            return Err(StoreError::Unavailable("a reader keeps the log from being emptied".to_owned()));
+    fn empty_log(&self, timeout: Duration) -> Result<(), StoreError> {
+        if self.checkpoint(Checkpoint::Truncate, timeout)?.busy {
+            let waits_for = "another process reads an older state of the database: end its read (a backup, a shell, \
+                a replication) so that the log can be emptied";
+            return Err(StoreError::Unavailable(waits_for.to_owned()));
         }
         Ok(())
+    }
+
+    /// Copies the log into the database, as far as readers let it, for whom it waits no longer than the timeout.
+    fn checkpoint(&self, checkpoint: Checkpoint, timeout: Duration) -> rusqlite::Result<Checkpointed> {
+        self.connection.busy_timeout(timeout)?;
+        let row = |row: &Row<'_>| {
+            let (log_pages, copied_pages): (i64, i64) = (row.get(1)?, row.get(2)?);
+            Ok(Checkpointed { busy: row.get(0)?, whole: log_pages == copied_pages })
+        };
+        let checkpointed = self.connection.query_row(checkpoint.statement(), [], row);
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        checkpointed
+    }
+
+    /// Notes whether an error leaves the log in doubt.
+    fn noting<T>(&mut self, result: rusqlite::Result<T>) -> Result<T, StoreError> {
+        self.log_in_doubt |= result.as_ref().is_err_and(is_failed_sync);
+        Ok(result?)
     }
 }
 
@@ -195,7 +223,7 @@ impl Database for SqliteBackend {
             // A rollback that fails leaves a transaction that the next BEGIN reports.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
-        let done = result?;
+        let done = self.noting(result)?;
         self.check_files()?;
         Ok(done)
     }
@@ -233,25 +261,97 @@ impl Database for SqliteBackend {
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
-        let version = self.rewrite_version()?;
+        let version = self.rewrite_version();
+        let version = self.noting(version)?;
         check_version(&self.path, Some(version)).map_err(StoreError::cannot_open)?;
         self.check_files()
     }
 
-    /// Opens the file anew and copies the whole log into the database before anything is appended.
+    /// Opens the file anew; after a failed sync copies the whole log into the database before anything is appended.
     ///
     /// After a failed sync the kernel may hold pages as clean that never reached the disk, and a later
     /// sync says nothing of them. Frames written behind such pages would be lost with them. The
-    /// checkpoint writes and syncs all that the log holds, then empties the log.
+    /// checkpoint writes and syncs all that the log holds, then empties the log. That waits for every
+    /// reader, so it is no condition where nothing is in doubt; but it makes room on a disk that is full.
     fn recover(&mut self) -> Result<(), StoreError> {
         if FileIdentities::of(&self.path).is_ok_and(|files| files != self.files) {
             self.leave_files()?;
         }
         let fresh = SqliteBackend::open(&self.path).map_err(StoreError::cannot_open)?;
-        *self = fresh;
-        self.empty_log()?;
+        *self = SqliteBackend { log_in_doubt: self.log_in_doubt, ..fresh };
+        let emptied = self.empty_log(if self.log_in_doubt { BUSY_TIMEOUT } else { Duration::ZERO });
+        if self.log_in_doubt {
+            emptied?;
+            self.log_in_doubt = false;
+        }
         self.probe()
     }
+
+    /// Copies the log into the database, and cuts a log that has grown.
+    fn tidy(&mut self) -> Result<bool, StoreError> {
+        let passed_over = |error: &rusqlite::Error| {
+            matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy))
+        };
+        let log_bytes = || fs::metadata(log_of(&self.path)).map_or(0, |metadata| metadata.len());
+        let grown = i64::try_from(log_bytes()).is_ok_and(|bytes| bytes > LOG_LIMIT_BYTES);
+        let checkpoint = if grown { Checkpoint::Restart } else { Checkpoint::Passive };
+        match self.checkpoint(checkpoint, Duration::ZERO) {
+            Ok(Checkpointed { busy: false, whole: true }) => {}
+            Ok(_) => return Ok(false),
+            Err(error) if passed_over(&error) => return Ok(false),
+            result => self.noting(result).map(drop)?,
+        }
+        // The first write to a log that begins anew cuts its file.
+        if grown {
+            self.probe()?;
+        }
+        Ok(true)
+    }
+
+    /// Takes the log into the database, so that its file alone holds everything.
+    fn close(&mut self) -> Result<(), StoreError> {
+        if self.check_files().is_err() {
+            return self.leave_files();
+        }
+        if !self.checkpoint(Checkpoint::Truncate, CLOSE_TIMEOUT)?.whole {
+            let database = self.path.display();
+            return Err(StoreError::Unavailable(format!(
+                "another process reads an older state of `{database}`: `{database}-wal` still holds events, and \
+                belongs to it"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// How far a checkpoint goes: <https://sqlite.org/pragma.html#pragma_wal_checkpoint>.
+#[derive(Debug, Clone, Copy)]
+enum Checkpoint {
+    /// Waits for nobody.
+    Passive,
+    /// The next write begins the log anew.
+    Restart,
+    /// The log is empty.
+    Truncate,
+}
+
+impl Checkpoint {
+    fn statement(self) -> &'static str {
+        match self {
+            Checkpoint::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            Checkpoint::Restart => "PRAGMA wal_checkpoint(RESTART)",
+            Checkpoint::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        }
+    }
+}
+
+/// What became of a checkpoint.
+#[derive(Debug, Clone, Copy)]
+struct Checkpointed {
+    /// Whether somebody was in its way.
+    busy: bool,
+    /// Whether the database holds all that the log does.
+    whole: bool,
 }
 
 /// A connection that reads.
@@ -500,6 +600,14 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+/// Whether an error may leave pages that never reached the disk and that no later sync reports. A write that failed
+/// does not: SQLite goes by what was written before it.
+fn is_failed_sync(error: &rusqlite::Error) -> bool {
+    let Some(error) = error.sqlite_error() else { return false };
+    let harmless = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ];
+    error.code == ErrorCode::SystemIoFailure && !harmless.contains(&error.extended_code)
+}
+
 /// Inserts so many events: a power of two, at most [`ROWS_PER_INSERT`].
 fn insert_statement(rows: usize) -> &'static str {
     static STATEMENTS: OnceLock<Vec<String>> = OnceLock::new();
@@ -631,6 +739,7 @@ fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_AFTER_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version = schema_version(&transaction)?.unwrap_or(SCHEMAS.len());
     for schema in SCHEMAS.iter().skip(version) {

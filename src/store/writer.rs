@@ -11,10 +11,10 @@ use anyhow::Context;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tokio::sync::oneshot;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::backend::{Append, Backend, Outcome, StoreError};
-use super::{AppendError, Reservation};
+use super::{AppendError, Readers, Reservation};
 use crate::core::backoff::Backoff;
 use crate::core::metrics::DURATION_BUCKETS;
 use crate::core::timestamp::Timestamp;
@@ -23,13 +23,16 @@ use crate::core::timestamp::Timestamp;
 /// not all come back at once.
 const RECOVERY: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(2) };
 
-/// A commit this recent proves that the store takes writes.
+/// The writer tidies the store up once it had nothing to do for this long.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// A write this recent proves that the store takes writes.
 const PROOF_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Writes other than appends that may wait at once.
 const WRITE_LIMIT: usize = 64;
 
-type Answer<T> = Result<T, StoreError>;
+pub(super) type Answer<T> = Result<T, StoreError>;
 
 /// A write other than an append. It tells its own caller what became of it, and the writer whether the
 /// store has failed; it is told so itself where there is no store to write to.
@@ -73,15 +76,33 @@ struct State {
     /// Why the store takes no writes at present.
     failure: Option<StoreError>,
     last_commit: Option<Instant>,
+    /// When the store last took a write.
+    proved: Option<Instant>,
     closed: bool,
     writer_sleeps: bool,
 }
 
-/// What the writer does next: the appends in one commit, then the writes.
+/// What the writer does next: the appends in one commit, then the writes, then one proof for all who wait for one.
 #[derive(Default)]
 struct Work {
     appends: Vec<PendingAppend>,
     writes: Vec<Write>,
+    proofs: Vec<oneshot::Sender<Answer<()>>>,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.appends.is_empty() && self.writes.is_empty() && self.proofs.is_empty()
+    }
+}
+
+/// What the writer finds at its queue.
+enum Next {
+    Work(Work),
+    /// Nothing, for a while.
+    Idle,
+    /// Nothing, for ever.
+    Closed,
 }
 
 struct PendingAppend {
@@ -130,6 +151,7 @@ impl Queue {
             offered: false,
             failure: None,
             last_commit: None,
+            proved: None,
             closed: false,
             writer_sleeps: false,
         };
@@ -173,16 +195,23 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether a recent commit has proved that the store takes writes.
-    pub fn is_proved(&self) -> Result<bool, AppendError> {
-        let state = self.lock();
+    /// Asks for a proof that the store takes writes; none where there is a recent one.
+    pub fn prove(&self) -> Result<Option<oneshot::Receiver<Answer<()>>>, AppendError> {
+        let mut state = self.lock();
         if let Some(failure) = &state.failure {
             return Err(AppendError::Store(failure.clone()));
         }
         if state.closed || state.events >= self.event_limit {
             return Err(AppendError::Overloaded);
         }
-        Ok(state.last_commit.is_some_and(|commit| commit.elapsed() < PROOF_LIFETIME))
+        if state.is_proved() {
+            return Ok(None);
+        }
+        let (proof, proved) = oneshot::channel();
+        state.work.proofs.push(proof);
+        drop(state);
+        self.offer();
+        Ok(Some(proved))
     }
 
     /// Events that wait for their commit.
@@ -213,27 +242,46 @@ impl Queue {
         }
     }
 
-    /// Waits for work; none once the queue is closed and empty.
-    fn take(&self) -> Option<Work> {
+    /// Waits for work, no longer than the timeout where there is one.
+    fn take(&self, timeout: Option<Duration>) -> Next {
         let mut state = self.lock();
         loop {
-            let empty = state.work.appends.is_empty() && state.work.writes.is_empty();
-            if !empty && (state.offered || state.closed) {
+            if !state.work.is_empty() && (state.offered || state.closed) {
                 state.offered = false;
-                return Some(mem::take(&mut state.work));
+                return Next::Work(mem::take(&mut state.work));
             }
             if state.closed {
-                return None;
+                return Next::Closed;
             }
             state.writer_sleeps = true;
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(timeout) = timeout else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let woken = self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
+            state = woken.0;
+            if woken.1.timed_out() && state.work.is_empty() && !state.closed {
+                return Next::Idle;
+            }
         }
     }
 
-    fn committed(&self, events: usize) {
+    /// So many events no longer wait; whether any of them was stored, and not only found or refused.
+    fn settled(&self, events: usize, stored: bool) {
         let mut state = self.lock();
         state.events -= events;
-        state.last_commit = Some(Instant::now());
+        if stored {
+            state.last_commit = Some(Instant::now());
+            state.proved = state.last_commit;
+        }
+    }
+
+    fn proved(&self) {
+        self.lock().proved = Some(Instant::now());
+    }
+
+    fn is_proved(&self) -> bool {
+        self.lock().is_proved()
     }
 
     /// Refuses all that waits and all that comes, until the store has recovered.
@@ -247,7 +295,7 @@ impl Queue {
     fn recovered(&self) {
         let mut state = self.lock();
         state.failure = None;
-        state.last_commit = Some(Instant::now());
+        state.proved = Some(Instant::now());
     }
 
     fn close(&self) {
@@ -272,14 +320,25 @@ impl Queue {
     }
 }
 
+impl State {
+    fn is_proved(&self) -> bool {
+        self.proved.is_some_and(|proved| proved.elapsed() < PROOF_LIFETIME)
+    }
+}
+
 /// The writer thread, for its owner to watch and to close.
 pub struct Writer {
     queue: Arc<Queue>,
+    readers: Arc<Readers>,
     stopped: oneshot::Receiver<()>,
 }
 
 impl Writer {
-    pub(super) fn start(backend: Box<dyn Backend>, queue: Arc<Queue>) -> anyhow::Result<Writer> {
+    pub(super) fn start(
+        backend: Box<dyn Backend>,
+        queue: Arc<Queue>,
+        readers: Arc<Readers>,
+    ) -> anyhow::Result<Writer> {
         let (stopping, stopped) = oneshot::channel();
         let thread_queue = Arc::clone(&queue);
         let run = move || {
@@ -290,11 +349,13 @@ impl Writer {
             .name("store writer".to_owned())
             .spawn(run)
             .context("cannot start the store's writer thread")?;
-        Ok(Writer { queue, stopped })
+        Ok(Writer { queue, readers, stopped })
     }
 
     /// Commits what is queued, closes the store and waits for the end of the thread.
     pub async fn close(self) {
+        // SQLite's log goes with the last connection to it that may write: those that read must go first.
+        let _no_more_reads = self.readers.close().await;
         self.queue.close();
         // An error here means that the thread panicked; its message is on standard error.
         let _ = self.stopped.await;
@@ -313,23 +374,42 @@ struct WriterThread {
 
 impl WriterThread {
     fn run(mut self) {
-        while let Some(work) = self.queue.take() {
-            let Err(failure) = self.settle(work) else { continue };
+        // An earlier process may have left something to tidy up.
+        let mut tidy = false;
+        loop {
+            let settled = match self.queue.take((!tidy).then_some(IDLE)) {
+                Next::Work(work) => {
+                    tidy = false;
+                    self.settle(work)
+                }
+                Next::Idle => self.backend.tidy().map(|done| tidy = done),
+                Next::Closed => break,
+            };
+            let Err(failure) = settled else { continue };
             error!("the store takes no writes: {failure}");
             self.queue.metrics.failures.inc();
             self.queue.fail(&failure).refuse(&failure);
-            if !self.recover() {
+            if !self.recover(failure) {
                 break;
             }
             info!("the store takes writes again");
         }
+        if let Err(undone) = self.backend.close() {
+            warn!("the store is closed, but {undone}");
+        }
     }
 
     /// Tries until the store takes writes again; false where it is closed before.
-    fn recover(&mut self) -> bool {
+    fn recover(&mut self, mut failure: StoreError) -> bool {
         let mut random = fastrand::Rng::new();
         let mut failures = 0;
-        while self.backend.recover().is_err() {
+        while let Err(reason) = self.backend.recover() {
+            // What it waits for now may be another thing than what it failed of.
+            if reason.to_string() != failure.to_string() {
+                warn!("the store still takes no writes: {reason}");
+                self.queue.fail(&reason).refuse(&reason);
+                failure = reason;
+            }
             failures += 1;
             if self.queue.wait_for_close(RECOVERY.wait(failures, &mut random)) {
                 return false;
@@ -340,7 +420,7 @@ impl WriterThread {
     }
 
     fn settle(&mut self, work: Work) -> Answer<()> {
-        let Work { appends, writes } = work;
+        let Work { appends, writes, proofs } = work;
         let mut settled = if appends.is_empty() { Ok(()) } else { self.commit(appends) };
         for write in writes {
             settled = match settled {
@@ -348,7 +428,25 @@ impl WriterThread {
                 Err(failure) => write(Err(failure)),
             };
         }
-        settled
+        if proofs.is_empty() {
+            return settled;
+        }
+        let proof = settled.and_then(|()| self.prove());
+        for waiting in proofs {
+            let _ = waiting.send(proof.clone());
+        }
+        match proof {
+            Err(StoreError::Refused(_)) => Ok(()),
+            proof => proof,
+        }
+    }
+
+    fn prove(&mut self) -> Answer<()> {
+        if !self.queue.is_proved() {
+            self.backend.probe()?;
+            self.queue.proved();
+        }
+        Ok(())
     }
 
     fn commit(&mut self, pending: Vec<PendingAppend>) -> Answer<()> {
@@ -360,16 +458,16 @@ impl WriterThread {
                 let metrics = &self.queue.metrics;
                 metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
                 metrics.commit_events.observe(events as f64);
-                self.queue.committed(events);
+                // Without an event that is new nothing was written.
+                let is_new = |outcome: &Outcome| matches!(outcome, Outcome::Stored { repeated: false, .. });
+                self.queue.settled(events, outcomes.iter().any(is_new));
                 settle(pending, outcomes.into_iter().map(Ok));
                 Ok(())
             }
             // One bad append must not fail its neighbours: each gets a transaction of its own.
-            Err(StoreError::Refused(_)) if pending.len() > 1 => {
-                pending.into_iter().try_for_each(|pending| self.commit(vec![pending]))
-            }
+            Err(StoreError::Refused(_)) if pending.len() > 1 => self.commit_one_by_one(pending),
             Err(refusal @ StoreError::Refused(_)) => {
-                self.queue.committed(events);
+                self.queue.settled(events, false);
                 refuse(pending, &refusal);
                 Ok(())
             }
@@ -382,11 +480,25 @@ impl WriterThread {
             }
         }
     }
+
+    fn commit_one_by_one(&mut self, pending: Vec<PendingAppend>) -> Answer<()> {
+        let mut rest = pending.into_iter();
+        while let Some(one) = rest.next() {
+            if let Err(failure) = self.commit(vec![one]) {
+                refuse(rest.collect(), &failure);
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Work {
     fn refuse(self, failure: &StoreError) {
         refuse(self.appends, failure);
+        for proof in self.proofs {
+            let _ = proof.send(Err(failure.clone()));
+        }
         for write in self.writes {
             // It says no more than it was told.
             let _ = write(Err(failure.clone()));
@@ -397,3 +509,6 @@ impl Work {
 fn refuse(appends: Vec<PendingAppend>, failure: &StoreError) {
     settle(appends, std::iter::repeat(Err(failure.clone())));
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,8 @@
 //! A crash of the process proves nothing about syncs, for the system keeps what was written. So the
 //! tests about power look at a log of all writes and syncs, and each has a control that must fail.
 
+mod log;
+
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -77,8 +79,17 @@ fn ready(consume: &Consume) -> u16 {
     consume.connect().get("/ready").status
 }
 
+/// Waits until the store takes writes; then no event may wait.
 fn wait_until_ready(consume: &Consume) {
     wait_until(|| (ready(consume) == 200).then_some(()));
+    assert_eq!(queued_events(consume), 0);
+}
+
+/// The gauge of events that wait for their commit.
+fn queued_events(consume: &Consume) -> u64 {
+    let metrics = consume.connect().get("/metrics").text();
+    let value = metrics.lines().find_map(|line| line.strip_prefix("eventctl_queue_events "));
+    value.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
 }
 
 // Crashes.

@@ -261,7 +261,7 @@ fn a_schema_one_step_newer_works_and_stays_as_it_is() {
     let arguments = [&login, &["--alert", &channel, "--alert-allow-private", "--alert-on", "*"][..]].concat();
     // A process that runs while a newer one upgrades the store, and one that starts on it.
     for upgrades in [true, false] {
-        let consume = Consume::start_with(directory.path(), &arguments);
+        let mut consume = Consume::start_with(directory.path(), &arguments);
         if upgrades {
             upgrade_beyond(&database);
         }
@@ -282,9 +282,10 @@ fn a_schema_one_step_newer_works_and_stays_as_it_is() {
             let body = event("message", "kept");
             assert_eq!(connection.request("POST", "/event", &headers, body.as_bytes()).status, status);
         }
+        wait_for_deliveries(directory.path(), |all| all.iter().all(|one| one.state == "sent"));
+        assert!(consume.process.terminate().success());
     }
     assert_eq!(stored_events(&database), [(1, "message".to_owned(), "kept".to_owned())]);
-    wait_for_deliveries(directory.path(), |all| all.iter().all(|one| one.state == "sent"));
     let mut command = assert_eventctl(directory.path());
     command.args(["tail", "-o", "csv"]).assert().code(0).stdout(predicate::str::contains("kept"));
     init_db(directory.path());

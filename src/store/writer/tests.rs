@@ -1,0 +1,231 @@
+use std::collections::VecDeque;
+use std::sync::mpsc;
+
+use super::*;
+use crate::core::event::Event;
+use crate::store::backend::{
+    Claim, Claimed, Forgotten, Message, RefreshToken, Retention, Rotation, Settlement,
+};
+use crate::store::{Budget, Readers, StoreLocation, StoreOptions};
+
+/// A store that does as it is told, and counts what it is asked.
+#[derive(Default)]
+struct Told {
+    /// What becomes of the appends, one after the other; those beyond are stored.
+    appends: VecDeque<Answer<Outcome>>,
+    /// What becomes of the attempts to recover; those beyond succeed.
+    recoveries: VecDeque<Answer<()>>,
+    /// How many events each append had.
+    appended: Arc<Mutex<Vec<usize>>>,
+    probes: Arc<Mutex<usize>>,
+    /// What each append waits for, where there is one.
+    gate: Option<mpsc::Receiver<()>>,
+}
+
+const STORED: Outcome = Outcome::Stored { first_id: 1, repeated: false };
+
+fn refused() -> StoreError {
+    StoreError::Refused("too big".to_owned())
+}
+
+fn unavailable(reason: &str) -> StoreError {
+    StoreError::Unavailable(reason.to_owned())
+}
+
+impl Backend for Told {
+    fn append(&mut self, appends: &[&Append], _: Timestamp) -> Answer<Vec<Outcome>> {
+        if let Some(gate) = &self.gate {
+            gate.recv().unwrap();
+        }
+        self.appended.lock().unwrap().push(appends.iter().map(|append| append.events.len()).sum());
+        let outcome = self.appends.pop_front().unwrap_or(Ok(STORED))?;
+        Ok(vec![outcome; appends.len()])
+    }
+
+    fn probe(&mut self) -> Answer<()> {
+        *self.probes.lock().unwrap() += 1;
+        Ok(())
+    }
+
+    fn recover(&mut self) -> Answer<()> {
+        self.recoveries.pop_front().unwrap_or(Ok(()))
+    }
+
+    fn tidy(&mut self) -> Answer<bool> {
+        Ok(true)
+    }
+
+    fn close(&mut self) -> Answer<()> {
+        Ok(())
+    }
+
+    fn signing_key(&mut self, _: [u8; 32]) -> Answer<[u8; 32]> {
+        unimplemented!()
+    }
+
+    fn add_refresh_token(&mut self, _: &RefreshToken, _: Timestamp) -> Answer<()> {
+        unimplemented!()
+    }
+
+    fn rotate_refresh_token(
+        &mut self,
+        _: [u8; 32],
+        _: ([u8; 32], Timestamp),
+        _: Timestamp,
+    ) -> Answer<Rotation> {
+        unimplemented!()
+    }
+
+    fn claim(&mut self, _: &Claim) -> Answer<Claimed> {
+        unimplemented!()
+    }
+
+    fn settle(&mut self, _: &Message, _: &Settlement, _: Timestamp) -> Answer<()> {
+        unimplemented!()
+    }
+
+    fn forget(&mut self, _: &Retention) -> Answer<Forgotten> {
+        unimplemented!()
+    }
+}
+
+/// A writer thread with such a store.
+struct Bench {
+    queue: Arc<Queue>,
+    writer: Writer,
+}
+
+impl Bench {
+    fn start(told: Told) -> Bench {
+        let queue = Arc::new(Queue::new(1000));
+        let location = StoreLocation::Sqlite("none.db".into());
+        let readers = Arc::new(Readers::new(location, StoreOptions::default()));
+        let writer = Writer::start(Box::new(told), Arc::clone(&queue), readers).unwrap();
+        Bench { queue, writer }
+    }
+
+    /// Queues an append of one event.
+    fn push(&self) -> oneshot::Receiver<Settled> {
+        let event = Event::parse(br#"{"event_type": "a", "event_payload": "b"}"#).unwrap();
+        let append = Append { events: vec![event], key: None, deliveries: Vec::new() };
+        let (acknowledge, acknowledged) = oneshot::channel();
+        let reservation = Reservation::of(&Budget::new(1), 0).unwrap();
+        self.queue.push(append, reservation, acknowledge).unwrap();
+        acknowledged
+    }
+
+    /// Waits until the writer has taken all that is queued.
+    async fn wait_until_taken(&self) {
+        while !self.queue.lock().work.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn append(&self) -> Answer<Outcome> {
+        let acknowledged = self.push();
+        self.queue.offer();
+        acknowledged.await.unwrap().outcome
+    }
+}
+
+#[tokio::test]
+async fn a_refused_append_leaves_the_queue_and_proves_nothing() {
+    let bench = Bench::start(Told { appends: [Err(refused())].into(), ..Told::default() });
+    assert!(matches!(bench.append().await, Err(StoreError::Refused(_))));
+    assert_eq!(bench.queue.depth(), 0);
+    assert!(!bench.queue.is_proved());
+    assert_eq!(bench.queue.last_commit(), None);
+    bench.append().await.unwrap();
+    assert_eq!(bench.queue.depth(), 0);
+    assert!(bench.queue.is_proved());
+    bench.writer.close().await;
+}
+
+#[tokio::test]
+async fn a_repeated_append_proves_nothing() {
+    let repeated = Outcome::Stored { first_id: 1, repeated: true };
+    let appends = [Ok(repeated), Ok(Outcome::KeyReused)].into();
+    let bench = Bench::start(Told { appends, ..Told::default() });
+    for _ in 0..2 {
+        bench.append().await.unwrap();
+        assert!(!bench.queue.is_proved());
+    }
+    bench.writer.close().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_while_it_is_tried_one_by_one_hears_of_the_failure() {
+    let (open, gate) = mpsc::channel();
+    let appends = [Ok(STORED), Err(refused()), Ok(STORED), Err(unavailable("the disk is gone"))].into();
+    let told = Told { appends, gate: Some(gate), ..Told::default() };
+    let appended = Arc::clone(&told.appended);
+    let bench = Bench::start(told);
+    // The first append holds the writer up, so that the others become one batch.
+    let first = bench.push();
+    bench.queue.offer();
+    bench.wait_until_taken().await;
+    let batch: Vec<_> = (0..4).map(|_| bench.push()).collect();
+    bench.queue.offer();
+    for _ in 0..10 {
+        open.send(()).unwrap();
+    }
+    let mut outcomes = vec![first.await.unwrap().outcome];
+    for waiting in batch {
+        outcomes.push(waiting.await.unwrap().outcome);
+    }
+    let outcomes: Vec<_> =
+        outcomes.into_iter().map(|outcome| outcome.map_err(|error| error.to_string())).collect();
+    let failure = Err("the disk is gone".to_owned());
+    assert_eq!(outcomes, [Ok(STORED), Ok(STORED), failure.clone(), failure.clone(), failure]);
+    assert_eq!(appended.lock().unwrap()[..4], [1, 4, 1, 1]);
+    assert_eq!(bench.queue.depth(), 0);
+    bench.writer.close().await;
+}
+
+#[tokio::test]
+async fn a_failed_store_leaves_no_events_in_the_queue_and_says_what_it_waits_for() {
+    let appends = [Err(StoreError::Full("the disk is full".to_owned()))].into();
+    let recoveries =
+        [Err(unavailable("a reader is in the way")), Err(unavailable("a reader is in the way"))].into();
+    let bench = Bench::start(Told { appends, recoveries, ..Told::default() });
+    assert!(matches!(bench.append().await, Err(StoreError::Full(_))));
+    assert_eq!(bench.queue.depth(), 0);
+    loop {
+        match bench.queue.prove() {
+            Err(AppendError::Store(StoreError::Full(_))) => tokio::task::yield_now().await,
+            Err(AppendError::Store(reason)) => {
+                assert_eq!(reason.to_string(), "a reader is in the way");
+                break;
+            }
+            _ => panic!("the store has recovered, and its reason for failing was never another"),
+        }
+    }
+    while bench.queue.prove().is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.queue.depth(), 0);
+    bench.append().await.unwrap();
+    assert_eq!(bench.queue.depth(), 0);
+    bench.writer.close().await;
+}
+
+#[tokio::test]
+async fn all_who_wait_for_a_proof_share_one() {
+    for (outcome, probes) in [(Err(refused()), 1), (Ok(STORED), 0)] {
+        let (open, gate) = mpsc::channel();
+        let told = Told { appends: [outcome].into(), gate: Some(gate), ..Told::default() };
+        let probed = Arc::clone(&told.probes);
+        let bench = Bench::start(told);
+        let held_up = bench.push();
+        bench.queue.offer();
+        bench.wait_until_taken().await;
+        let proofs: Vec<_> = (0..1000).map(|_| bench.queue.prove().unwrap().unwrap()).collect();
+        open.send(()).unwrap();
+        for proof in proofs {
+            proof.await.unwrap().unwrap();
+        }
+        let _ = held_up.await.unwrap();
+        assert_eq!(*probed.lock().unwrap(), probes);
+        bench.writer.close().await;
+    }
+}
