@@ -33,7 +33,8 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Read settings from a YAML file: a section a subcommand, a key a flag
+    /// Read settings from a YAML file: a section a subcommand, a key a flag; what
+    /// subcommands share stands under `defaults:`
     #[arg(long, global = true, value_name = "FILE", display_order = 900)]
     pub config: Option<PathBuf>,
 }
@@ -41,7 +42,7 @@ pub struct Cli {
 const SETTINGS_HELP: &str = "\
 Every setting can be given as a flag, in the environment, in a file `.env` in
 the working directory, or in the file that --config names; the first of these
-that has it wins.
+that has it wins. An empty value counts as none.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 finished, but some events were
 rejected or undelivered.";
@@ -903,8 +904,19 @@ fn parse_seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "expected a number from 0 to 18446744073709551615".to_owned())
 }
 
+/// Whether a flag without a value is given, where it needs one: in the environment and in files.
+pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("expected true or false, yes or no, 1 or 0".to_owned()),
+    }
+}
+
+/// How often -v is given; yes is once.
 fn parse_verbosity(text: &str) -> Result<u8, String> {
-    text.parse().map_err(|_| "expected how often -v is given, such as 1".to_owned())
+    let count = text.parse().ok().or_else(|| parse_switch(text).ok().map(u8::from));
+    count.ok_or_else(|| "expected how often -v is given, such as 1".to_owned())
 }
 
 fn parse_retries(text: &str) -> Result<u32, String> {

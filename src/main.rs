@@ -10,6 +10,7 @@ use eventctl::config::{self, Settings};
 use eventctl::core::hint::Hinted;
 use eventctl::propagate::Completion;
 use eventctl::{alert_test, consume, init_db, logging, manual, propagate, tail};
+use tracing::warn;
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -17,11 +18,9 @@ const INCOMPLETE: u8 = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().collect();
-    let command = match config::read(&arguments) {
-        Ok(Settings::Run(cli)) => cli.command,
-        Ok(Settings::Print(text)) => {
-            return exit_code(text.print().map(|()| Completion::Complete).map_err(Into::into));
-        }
+    let (command, warnings) = match config::read(&arguments) {
+        Ok(Settings::Run(cli, warnings)) => (cli.command, warnings),
+        Ok(Settings::Print(text)) => return print(&text),
         Err(error) => {
             print_error(&error);
             return ExitCode::from(WRONG_USAGE);
@@ -29,10 +28,22 @@ fn main() -> ExitCode {
     };
     let result = match command.log().map(|settings| logging::start(&settings)).transpose() {
         // Dropped behind it: the last lines are written before the error is.
-        Ok(_log) => run(command),
+        Ok(_log) => {
+            warnings.iter().for_each(|warning| warn!("{warning}"));
+            run(command)
+        }
         Err(error) => Err(error),
     };
     exit_code(result)
+}
+
+/// Prints help that was asked for, or help to whoever gives no subcommand.
+fn print(text: &clap::Error) -> ExitCode {
+    let printed = text.print();
+    if text.use_stderr() {
+        return ExitCode::from(WRONG_USAGE);
+    }
+    exit_code(printed.map(|()| Completion::Complete).map_err(Into::into))
 }
 
 fn run(command: Command) -> anyhow::Result<Completion> {

@@ -12,6 +12,7 @@ use rustix::process::{Uid, geteuid};
 use zeroize::Zeroizing;
 
 use super::hint::{Hint, hinted};
+use super::text::without_line_end;
 
 /// The largest file that is read as a secret: a key with a long chain of certificates has some KiB.
 const FILE_LIMIT_BYTES: u64 = 256 << 10;
@@ -26,7 +27,7 @@ impl Secret {
         &self.0
     }
 
-    /// Reads a secret from a file: all of it but the end of its last line.
+    /// Reads a secret from a file: all of it but a byte order mark and the end of its last line.
     ///
     /// # Errors
     /// The file cannot be read, is empty, or is not private.
@@ -39,9 +40,7 @@ impl Secret {
                 "write the secret as text, such as base64",
             )
         })?;
-        let line = text.strip_suffix('\n').unwrap_or(text);
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        line.parse().map_err(|_| {
+        text.parse().map_err(|_| {
             hinted(format!("cannot use `{shown}`: it is empty"), "write the secret into it, and nothing else")
         })
     }
@@ -65,10 +64,12 @@ impl Secret {
     }
 }
 
+/// Takes a text as a file would hold it: what commands and editors add at its ends is not part of the secret.
 impl FromStr for Secret {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Secret, String> {
+        let text = without_line_end(text.strip_prefix('\u{feff}').unwrap_or(text));
         if text.is_empty() {
             return Err("expected a secret, got nothing".to_owned());
         }
@@ -165,9 +166,14 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             Secret::read(&path)
         };
-        for (content, expected) in
-            [("s3cret", "s3cret"), ("s3cret\n", "s3cret"), (" a b \r\n", " a b "), ("\n\n", "\n")]
-        {
+        for (content, expected) in [
+            ("s3cret", "s3cret"),
+            ("s3cret\n", "s3cret"),
+            (" a b \r\n", " a b "),
+            ("\n\n", "\n"),
+            ("\u{feff}s3cret\n", "s3cret"),
+        ] {
+            assert_eq!(content.parse::<Secret>().unwrap().expose(), expected);
             assert_eq!(read(content, 0o600).unwrap().expose(), expected);
             assert_eq!(read(content, 0o400).unwrap().expose(), expected);
         }

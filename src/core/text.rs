@@ -49,6 +49,12 @@ pub fn excerpt(text: &str, limit: usize) -> String {
     }
 }
 
+/// The text without the end of its last line: what a file, or the output of a command, has behind a value.
+pub fn without_line_end(text: &str) -> &str {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    line.strip_suffix('\r').filter(|_| line.len() < text.len()).unwrap_or(line)
+}
+
 /// Whether the environment allows colours where nobody asks for them.
 ///
 /// Source: no-color.org: any value of `NO_COLOR` but an empty one forbids them.

@@ -169,7 +169,7 @@ fn a_wrong_use_is_two_lines_and_exit_code_2() {
     let wrong_endpoint =
         |value: &str, why: &str| format!("invalid value `{value}` for `--endpoint`: {why}{URL}");
     for (arguments, error, hint) in [
-        (&[][..], "expected a subcommand".to_owned(), "run eventctl --help"),
+        (&["--config", "none.yaml"][..], "expected a subcommand".to_owned(), "run eventctl --help"),
         (&["--nope"], "unexpected argument `--nope` found".to_owned(), "run eventctl --help"),
         (&["initdb"], "unrecognized subcommand `initdb`".to_owned(), "did you mean `init-db`? run eventctl --help"),
         (&["frobnicate"], "unrecognized subcommand `frobnicate`".to_owned(), "run eventctl --help"),
@@ -284,6 +284,17 @@ fn a_config_file_that_does_not_fit_is_explained() {
         ("tial:\n  lines: 5\n", format!("{READING}unknown key `tial`"), "did you mean `tail`?"),
         ("tail:\n  line: 5\n", format!("{READING}`tail`: unknown key `line`"), "did you mean `lines`?"),
         ("consume:\n  prot: 5\n", format!("{READING}`consume`: unknown key `prot`"), "did you mean `port`?"),
+        (
+            "defaults:\n  prot: 5\n",
+            format!("{READING}`defaults`: unknown key `prot`"),
+            "did you mean `port`?",
+        ),
+        ("default:\n  db: 5\n", format!("{READING}unknown key `default`"), "did you mean `defaults`?"),
+        (
+            "defaults:\n  endpoint: http://host/\n",
+            format!("{READING}`defaults`: `endpoint` is not the same setting for all subcommands"),
+            "write it in the sections of the subcommands",
+        ),
         ("init-db:\n  bd: 5\n", format!("{READING}`init-db`: unknown key `bd`"), "did you mean `db`?"),
         (
             "tail:\n  lines: [1, 2]\n",
@@ -297,7 +308,8 @@ fn a_config_file_that_does_not_fit_is_explained() {
         ),
         (
             "tail:\n  follow: maybe\n",
-            "invalid value `maybe` for `--follow` (from `tail: follow` in `c.yaml`): expected one of true, false"
+            "invalid value `maybe` for `--follow` (from `tail: follow` in `c.yaml`): \
+             expected true or false, yes or no, 1 or 0"
                 .to_owned(),
             "run eventctl tail --help",
         ),
@@ -313,7 +325,6 @@ fn a_config_file_that_cannot_be_read_is_explained() {
         "tail:\n lines: 5\n  after: 4\n",
         "tail:\n  lines: 1\n  lines: 2\n",
         "tail:\n  lines: 1\ntail:\n  lines: 2\n",
-        "tail:\n  lines:\n",
         "- tail\n",
         "tail: 5\n",
     ] {
@@ -331,15 +342,272 @@ fn a_config_file_that_cannot_be_read_is_explained() {
     assert_eq!(hint, "check the path that --config or EVENTCTL_CONFIG gives");
 }
 
+/// Lines as other programs write them.
+const LINES_OF_OTHERS: [&str; 9] = [
+    "GREETING=hello world",
+    "FOO",
+    "it's",
+    "export OTHER=1",
+    "KEY='-----BEGIN KEY-----\nDATABASE_URL=no.db\n-----END KEY-----'",
+    "UNCLOSED=\"a",
+    "JSON={\"a\": [1, 2]}",
+    "DB_PASSWORD hunter2",
+    "1 = hunter2 x",
+];
+
 #[test]
-fn a_broken_dotenv_is_explained_without_repeating_it() {
-    let directory = tempdir().unwrap();
-    for text in ["DB_PASSWORD hunter2\n", "A=b\nDB_PASSWORD='hunter2\n", "1 = hunter2 x\n"] {
-        write_file(directory.path(), ".env", text);
-        let (error, hint) = usage_error(directory.path(), &["tail"]);
-        assert_eq!(error, "cannot read `.env`: a line is not NAME=value", "{text}");
-        assert_eq!(hint, "write a variable a line, as NAME=value, with quotes around spaces");
+fn lines_of_other_programs_in_dotenv_are_passed_over() {
+    for line in LINES_OF_OTHERS {
+        let directory = tempdir().unwrap();
+        write_file(directory.path(), ".env", format!("\u{feff}{line}\nDATABASE_URL=here.db\n"));
+        assert_eventctl(directory.path()).arg("init-db").assert().code(0).stderr("prepared here.db\n");
     }
+    let directory = tempdir().unwrap();
+    let latin_1 = b"NAME=J\xf6rg\nDATABASE_URL=here.db\n";
+    write_file(directory.path(), ".env", latin_1);
+    assert_eventctl(directory.path()).arg("init-db").assert().code(0).stderr("prepared here.db\n");
+    // Python calls a folder so.
+    let directory = tempdir().unwrap();
+    std::fs::create_dir(directory.path().join(".env")).unwrap();
+    assert_eventctl(directory.path()).arg("init-db").assert().code(0).stderr("prepared events.db\n");
+}
+
+#[test]
+fn a_wrong_line_of_ours_in_dotenv_is_named_and_not_repeated() {
+    const HINT: &str = "write NAME=value, or NAME='value' around spaces, quotes and #";
+    let directory = tempdir().unwrap();
+    for (line, why) in [
+        ("EVENTCTL_TYPE hunter2", "expected `=` behind the name"),
+        ("export EVENTCTL_TYPE", "expected `=` behind the name"),
+        ("EVENTCTL_TYPE='hunter2", "its quote is not closed"),
+        ("EVENTCTL_TYPE=\"hunter2\"hunter2", "text follows the closing quote"),
+    ] {
+        write_file(directory.path(), ".env", format!("FOO\n\nA='b\nc'\n{line}\nD=e\n"));
+        let (error, hint) = usage_error(directory.path(), &["tail"]);
+        assert_eq!(error, format!("cannot read `EVENTCTL_TYPE` in line 5 of `.env`: {why}"));
+        assert_eq!(hint, HINT);
+        // Whoever does not ask for it is not concerned.
+        assert_eventctl(directory.path()).arg("init-db").assert().code(0);
+    }
+}
+
+#[test]
+fn values_in_dotenv_are_not_expanded() {
+    for (line, name) in [
+        ("DATABASE_URL=pa$word1.db", "pa$word1.db"),
+        ("DATABASE_URL=\"pa${HOME}$$.db\"", "pa${HOME}$$.db"),
+        ("export DATABASE_URL='a b.db'   # a comment", "a b.db"),
+        ("DATABASE_URL=a b.db # a comment", "a b.db"),
+        ("DATABASE_URL=a#b.db", "a#b.db"),
+    ] {
+        let directory = tempdir().unwrap();
+        write_file(directory.path(), ".env", format!("{line}\n"));
+        assert_eventctl(directory.path()).arg("init-db").assert().code(0);
+        assert!(directory.path().join(name).exists(), "{line}");
+    }
+}
+
+#[test]
+fn help_version_and_what_has_no_settings_work_whatever_the_settings_are() {
+    let directory = tempdir().unwrap();
+    write_file(directory.path(), ".env", "EVENTCTL_LINES='x\nEVENTCTL_CONFIG=c.yaml\n");
+    write_file(directory.path(), "c.yaml", "nonsense: [\n");
+    for arguments in [
+        &["--version"][..],
+        &["--help"],
+        &["help", "tail"],
+        &["tail", "--help"],
+        &["tail", "-h", "--config", "none.yaml"],
+        &["--config", "none.yaml", "tail", "--help"],
+        &["completions", "bash"],
+        &["man"],
+        &["man", "consume"],
+    ] {
+        let mut command = assert_eventctl(directory.path());
+        command.env("EVENTCTL_LINES", "y").args(arguments).assert().code(0).stderr("");
+    }
+    usage_error(directory.path(), &["tail"]);
+}
+
+#[test]
+fn without_a_subcommand_help_goes_to_standard_error() {
+    let directory = tempdir().unwrap();
+    write_file(directory.path(), ".env", "EVENTCTL_CONFIG=none.yaml\n");
+    let output = run(directory.path(), &[]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &b""[..]));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    for part in ["Usage: eventctl", "propagate", "Exit status:"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+#[test]
+fn scalars_of_the_config_file_are_its_text() {
+    for (scalar, name) in [
+        ("0123456789", "0123456789"),
+        ("1.10", "1.10"),
+        ("1e3", "1e3"),
+        ("yes", "yes"),
+        ("~", "~"),
+        ("null", "null"),
+        ("2026-01-15", "2026-01-15"),
+        ("'007'", "007"),
+    ] {
+        let directory = tempdir().unwrap();
+        write_file(directory.path(), "c.yaml", format!("\u{feff}init-db:\n  db: {scalar} # a comment\n"));
+        assert_eventctl(directory.path()).args(["init-db", "--config", "c.yaml"]).assert().code(0);
+        assert!(directory.path().join(name).exists(), "{scalar}");
+    }
+}
+
+#[test]
+fn empty_is_unset_wherever_it_stands() {
+    let directory = twelve_events();
+    for subcommand in SUBCOMMANDS {
+        let entries = help_of(subcommand);
+        let variables: Vec<&str> = entries.iter().filter_map(HelpEntry::variable).collect();
+        // Every one of them would be wrong, or would change what happens.
+        let dotenv: String = variables.iter().map(|variable| format!("{variable}=\n")).collect();
+        let keys = entries.iter().filter(|entry| !["help", "config"].contains(&entry.long.as_str()));
+        let keys: String = keys.map(|entry| format!("  {}: ${{X:-}}\n", entry.long)).collect();
+        write_file(directory.path(), "c.yaml", format!("{subcommand}:\n{keys}"));
+        for (content, environment, config) in
+            [(dotenv.as_str(), false, false), ("", true, false), ("", false, true)]
+        {
+            write_file(directory.path(), ".env", content);
+            let mut command = eventctl(directory.path());
+            command.arg(subcommand).args(if config { &["--config", "c.yaml"][..] } else { &[] });
+            command.envs(variables.iter().filter(|_| environment).map(|variable| (variable, "")));
+            // What each says where nothing is set but this.
+            let (arguments, code, said): (&[&str], i32, &str) = match subcommand {
+                "consume" => (&["--host", "0.0.0.0"], 1, "cannot listen on 0.0.0.0:8000: anyone"),
+                "propagate" => (&[], 1, "cannot read events from `events.json`"),
+                "tail" => (&["--after", "11", "-o", "ndjson"], 0, "\"event_payload\":\"12\""),
+                "init-db" => (&[], 0, "prepared events.db"),
+                _ => (&[], 1, "there is no channel to test"),
+            };
+            let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+            let shown = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert_eq!(output.status.code(), Some(code), "{subcommand} {environment} {config}: {shown}");
+            assert!(shown.contains(said), "{subcommand} {environment} {config}: {shown}");
+        }
+    }
+}
+
+#[test]
+fn switches_are_on_and_off_in_all_the_usual_words() {
+    let directory = twelve_events();
+    let is_on = |word: &str, place: &str| {
+        let mut command = eventctl(directory.path());
+        command.args(["tail", "--config", "c.yaml"]);
+        write_file(directory.path(), ".env", "");
+        write_file(directory.path(), "c.yaml", "");
+        match place {
+            "environment" => drop(command.env("EVENTCTL_STATS", word)),
+            "dotenv" => drop(write_file(directory.path(), ".env", format!("EVENTCTL_STATS={word}\n"))),
+            _ => drop(write_file(directory.path(), "c.yaml", format!("tail:\n  stats: {word}\n"))),
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{word} in {place}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().lines().count() != 10
+    };
+    for place in ["environment", "dotenv", "config"] {
+        for word in ["1", "true", "yes", "on", "TRUE", "Yes"] {
+            assert!(is_on(word, place), "{word} in {place}");
+        }
+        for word in ["0", "false", "no", "off", "FALSE", ""] {
+            assert!(!is_on(word, place), "{word} in {place}");
+        }
+    }
+}
+
+#[test]
+fn a_link_to_a_service_is_passed_over_with_a_warning() {
+    let directory = tempdir().unwrap();
+    let mut command = eventctl(directory.path());
+    // What Kubernetes sets for services that are called `app`, `smtp` and `eventctl`.
+    for service in ["APP", "SMTP", "EVENTCTL"] {
+        command.envs([
+            (format!("{service}_PORT"), "tcp://10.0.0.1:80"),
+            (format!("{service}_PORT_80_TCP"), "tcp://10.0.0.1:80"),
+            (format!("{service}_PORT_80_TCP_ADDR"), "10.0.0.1"),
+            (format!("{service}_PORT_80_TCP_PORT"), "80"),
+            (format!("{service}_SERVICE_HOST"), "10.0.0.1"),
+            (format!("{service}_SERVICE_PORT"), "80"),
+        ]);
+    }
+    write_file(directory.path(), ".env", "APP_PORT=0\n");
+    let mut server = Consume::start_command(command.arg("consume"));
+    assert!(server.process.terminate().success());
+    let stderr = server.process.stderr();
+    for variable in ["APP_PORT", "SMTP_PORT"] {
+        let warning =
+            format!("passed over the environment variable `{variable}`: it is the address of a service");
+        assert_eq!(stderr.matches(&warning).count(), 1, "{stderr}");
+    }
+    assert!(!stderr.contains("EVENTCTL_"), "{stderr}");
+}
+
+#[test]
+fn the_end_of_a_line_is_no_part_of_a_value() {
+    let directory = tempdir().unwrap();
+    let prepare = |command: &mut Command| {
+        let output = command.arg("init-db").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, stderr) = prepare(eventctl(directory.path()).env("DATABASE_URL", "here.db\n"));
+    assert_eq!((code, stderr.as_str()), (Some(0), "prepared here.db\n"));
+    write_file(directory.path(), "c.yaml", "defaults:\n  db: ${NAME}.db\n");
+    let mut command = eventctl(directory.path());
+    let (code, stderr) = prepare(command.args(["--config", "c.yaml"]).env("NAME", "there\r\n"));
+    assert_eq!((code, stderr.as_str()), (Some(0), "prepared there.db\n"));
+}
+
+#[test]
+fn what_subcommands_share_stands_once_in_the_config_file() {
+    let directory = twelve_events();
+    std::fs::rename(directory.path().join("events.db"), directory.path().join("shared.db")).unwrap();
+    let config = "defaults:\n  db: shared.db\n  output: json\n  port: ${EVENTCTL_TEST_UNSET}\n\
+        tail:\n  lines: 2\ninit-db:\n  db: own.db\npropagate:\n";
+    write_file(directory.path(), "c.yaml", config);
+    let output = run(directory.path(), &["tail", "--config", "c.yaml"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(shown.lines().filter(|line| line.starts_with('{')).count(), 2, "{shown}");
+    let mut command = assert_eventctl(directory.path());
+    command.args(["init-db", "--config", "c.yaml"]).assert().code(0).stderr("prepared own.db\n");
+}
+
+#[test]
+fn alert_test_tries_the_channels_of_consume_where_it_has_none() {
+    let directory = tempdir().unwrap();
+    let consume = "consume:\n  alert: https://consume.invalid/\n  log-level: nonsense=\n  quiet: nonsense\n";
+    let own = "alert-test:\n  alert: https://own.invalid/\n";
+    let shared = "defaults:\n  alert: https://shared.invalid/\n";
+    for (config, host) in [
+        (consume.to_owned(), "consume.invalid"),
+        (format!("{consume}{own}{shared}"), "own.invalid"),
+        (format!("{consume}{shared}"), "consume.invalid"),
+        (shared.to_owned(), "shared.invalid"),
+    ] {
+        write_file(directory.path(), "c.yaml", config);
+        let output = run(directory.path(), &["alert-test", "--config", "c.yaml"]);
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert!(shown.contains(host), "{shown} {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn hints_name_the_subcommand_that_runs() {
+    let directory = tempdir().unwrap();
+    let (error, hint) = usage_error(directory.path(), &["propagate", "--file", "consume", "--period", "x"]);
+    assert!(error.starts_with("invalid value `x` for `--period`"), "{error}");
+    assert_eq!(hint, "run eventctl propagate --help");
+    let mut command = eventctl(directory.path());
+    command.args(["tail", "--type", "init-db"]).env("EVENTCTL_LINES", "x");
+    let (error, hint) = refusal_of(&mut command, 2);
+    assert!(error.contains("(from the environment variable `EVENTCTL_LINES`)"), "{error}");
+    assert_eq!(hint, "run eventctl tail --help");
 }
 
 #[test]

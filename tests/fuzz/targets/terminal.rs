@@ -39,7 +39,7 @@ fuzz_target!(|text: &str| {
 
 fn options(output: &str, color: &str) -> TailOptions {
     let arguments = ["eventctl", "tail", "--output", output, "--color", color].map(OsString::from);
-    let Ok(Settings::Run(cli)) = config::read(&arguments) else { panic!("these are right") };
+    let Ok(Settings::Run(cli, _)) = config::read(&arguments) else { panic!("these are right") };
     let Command::Tail(options) = cli.command else { panic!("this is tail") };
     options
 }

@@ -274,6 +274,23 @@ fn a_secret_on_the_command_line_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn a_secret_is_the_same_in_a_variable_and_in_a_file() {
+    let directory = secrets();
+    for content in [format!("{TOKEN}\n"), format!("{TOKEN}\r\n"), format!("\u{feff}{TOKEN}")] {
+        write_secret(directory.path(), "token", &content);
+        let mut command = consume(directory.path(), &[]);
+        for server in [
+            Consume::start_command(&mut consume(directory.path(), &["--token-file", "token"])),
+            Consume::start_command(command.env("EVENTCTL_TOKEN", &content)),
+        ] {
+            let authorization = format!("Bearer {TOKEN}");
+            let headers = [("Authorization", authorization.as_str())];
+            assert_eq!(server.connect().request("GET", "/event", &headers, b"").status, 200, "{content:?}");
+        }
+    }
+}
+
+#[test]
 fn a_dotenv_with_a_secret_is_its_owner_s_alone() {
     for (variable, value) in [
         ("EVENTCTL_PASSWORD", PASSWORD),
