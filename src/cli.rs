@@ -21,7 +21,7 @@ use crate::core::event::HEALTH_ALERT;
 use crate::core::glob::Glob;
 use crate::core::origin::{HostName, Origin};
 use crate::core::secret::Secret;
-use crate::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
+use crate::core::timestamp::{LocalTimestamp, parse_duration, parse_positive_duration};
 use crate::logging::{LineFormat, LogLevels, LogSettings};
 use crate::store::StoreLocation;
 
@@ -676,13 +676,15 @@ pub struct TailOptions {
     #[arg(long = "type", value_name = "GLOB")]
     pub event_type: Option<Glob>,
 
-    /// Show only events since then: `5m` (ago), `2024-01-15T12:00:00Z`
+    /// Show only events since then: `5m` (ago), `2024-01-15T12:00:00Z`, Unix
+    /// seconds, or in local time `2024-01-15`, `2024-01-15 12:00`, `today`,
+    /// `yesterday`
     #[arg(short = 'S', long, value_name = "WHEN")]
-    pub since: Option<Timestamp>,
+    pub since: Option<LocalTimestamp>,
 
     /// Show only events before then
     #[arg(short = 'U', long, value_name = "WHEN")]
-    pub until: Option<Timestamp>,
+    pub until: Option<LocalTimestamp>,
 
     /// How to print events; json is one object a line
     #[arg(short, long, value_enum, default_value_t = EventFormat::Text)]

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::printer::Printer;
 use self::remote::{Interruption, Message, Remote};
@@ -18,6 +18,7 @@ use crate::core::backoff::Backoff;
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, Hinted};
 use crate::core::query::Query;
+use crate::core::timestamp::LocalTimestamp;
 use crate::store;
 use crate::store::backend::{Reader, StoreError};
 
@@ -41,6 +42,11 @@ const DEFAULT_LINES: usize = 10;
 /// # Errors
 /// The store cannot be read, or nothing can be printed.
 pub fn run(options: &TailOptions) -> anyhow::Result<()> {
+    for (name, when) in [("since", &options.since), ("until", &options.until)] {
+        if let Some(LocalTimestamp { timestamp, zone: Some(zone) }) = when {
+            info!("--{name} is {timestamp}: local time is that of {zone}");
+        }
+    }
     let mut source = match &options.endpoint {
         Some(endpoint) => Source::Remote(Box::new(Remote::open(options, endpoint)?)),
         None => Source::Store(store::open_reader(&options.db)?),
@@ -109,8 +115,8 @@ fn show_statistics(
 fn query_of(options: &TailOptions) -> Query {
     Query {
         event_type: options.event_type.clone(),
-        since: options.since,
-        until: options.until,
+        since: options.since.as_ref().map(|since| since.timestamp),
+        until: options.until.as_ref().map(|until| until.timestamp),
         ..Query::default()
     }
 }
@@ -146,7 +152,7 @@ impl<W: Write> Tail<'_, W> {
     /// Prints what is stored by now.
     fn show(&mut self) -> anyhow::Result<()> {
         self.horizon = self.newest()?;
-        let default = match (self.options.after, self.options.since) {
+        let default = match (self.options.after, &self.options.since) {
             (None, None) => Lines::Newest(DEFAULT_LINES),
             _ => Lines::All,
         };

@@ -120,6 +120,45 @@ fn since_is_inclusive_and_until_is_not() {
     assert_eq!(ids(directory.path(), &["--since", two, "-n", "2"]), [14, 15]);
     assert_eq!(ids(directory.path(), &["--since", "2024-01-15T15:00:00+01:00", "-U", "1h", "-n", "1"]), [15]);
     assert_eq!(ids(directory.path(), &["--since", "1h"]), [] as [i64; 0]);
+    // Two o'clock.
+    assert_eq!(ids(directory.path(), &["--until", "1705327200"]), [1, 2]);
+}
+
+#[test]
+fn dates_and_times_are_local_and_the_zone_is_said() {
+    let directory = fifteen();
+    let show = |since: &str, zone: Option<&str>| {
+        let mut command = eventctl(directory.path());
+        command.args(["tail", "-o", "ndjson", "--log-format", "text", "--since", since]);
+        let output = command.envs(zone.map(|zone| ("TZ", zone))).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{since}: {stderr}");
+        (String::from_utf8(output.stdout).unwrap().lines().count(), stderr)
+    };
+    // The events are from noon to two in the morning, UTC.
+    for (since, zone, count, said) in [
+        (
+            "2024-01-15 15:00",
+            Some("XYZ-1"),
+            13,
+            "--since is 2024-01-15T14:00:00.000000Z: local time is that of UTC+01:00",
+        ),
+        (
+            "2024-01-16",
+            Some("XYZ4"),
+            0,
+            "--since is 2024-01-16T04:00:00.000000Z: local time is that of UTC-04:00",
+        ),
+        ("2024-01-16", Some("UTC"), 3, "--since is 2024-01-16T00:00:00.000000Z: local time is that of UTC"),
+        ("2024-01-15T15:00", Some("XYZ-1"), 13, "local time is that of UTC+01:00"),
+        ("yesterday", Some("XYZ-1"), 0, "local time is that of UTC+01:00"),
+    ] {
+        let (shown, stderr) = show(since, zone);
+        assert_eq!(shown, count, "{since} {zone:?}: {stderr}");
+        assert_eq!(stderr.matches(said).count(), 1, "{since}: {stderr}");
+    }
+    let (shown, stderr) = show("2024-01-15T14:00:00Z", Some("XYZ-1"));
+    assert_eq!((shown, stderr.as_str()), (13, ""));
 }
 
 #[test]

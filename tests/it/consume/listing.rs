@@ -184,6 +184,30 @@ fn type_takes_globs() {
 }
 
 #[test]
+fn instants_that_depend_on_the_reader_are_explained() {
+    let (_directory, server) = start(&[]);
+    let mut connection = server.connect();
+    const EXPECTED: &str = "expected a duration back from now such as `5m`, RFC 3339 such as `2024-01-15T12:00:00Z`, or Unix \
+                            seconds such as `1705320000`";
+    for (since, reason) in [
+        ("2024-01-15", "a date or a time without its offset from UTC is another instant for everyone; "),
+        (
+            "2024-01-15T12:00",
+            "a date or a time without its offset from UTC is another instant for everyone; ",
+        ),
+        ("today", "a date or a time without its offset from UTC is another instant for everyone; "),
+        ("2024-01-15T12:00:00+02:00", "a space stands for the `+` of its offset, which is `%2B` in a URL; "),
+        ("1705320000000", ""),
+        ("soon", ""),
+    ] {
+        for name in ["since", "until"] {
+            let detail = detail_of(&connection.get(&format!("/event?{name}={since}")), 400);
+            assert_eq!(detail, format!("query parameter `{name}`: {reason}{EXPECTED}"));
+        }
+    }
+}
+
+#[test]
 fn since_is_inclusive_and_until_is_not() {
     let (directory, server) = start(&[]);
     store_numbered(&server, 5, &["a"]);
@@ -200,6 +224,7 @@ fn since_is_inclusive_and_until_is_not() {
         ("until=2024-01-15T12:00:00.000001Z", &[1, 2, 3]),
         ("since=2024-01-15T11:00:00Z&until=2024-01-15T13:00:00Z", &[2, 3]),
         ("since=2024-01-15T13:00:00%2B01:00", &[3, 4, 5]),
+        ("since=1705323600", &[4, 5]),
         ("since=1h", &[]),
         ("until=1h", &[1, 2, 3, 4, 5]),
         ("since=2024-01-15T11:00:00Z&type=a&limit=2&after=0", &[2, 3]),
