@@ -599,6 +599,14 @@ pub struct LoginOptions {
     #[arg(long, value_enum, default_value_t = Grant::ClientCredentials)]
     pub grant: Grant,
 
+    /// Scope to ask a token for, several separated by spaces
+    #[arg(long, value_name = "SCOPE")]
+    pub scope: Option<String>,
+
+    /// API that the token is for, where the token server wants to know
+    #[arg(long, value_name = "URL")]
+    pub audience: Option<String>,
+
     /// File with a token that never changes; or EVENTCTL_TOKEN holds it
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -633,6 +641,8 @@ pub struct ClientTlsOptions {
 pub enum Grant {
     /// Name and password as HTTP Basic.
     ClientCredentials,
+    /// Name and password in the body, as client_id and client_secret.
+    ClientSecretPost,
     /// Name and password in the body: legacy.
     Password,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 use tracing::warn;
 
-use crate::auth::client::{FetchError, GrantType, TokenKeeper, bearer};
+use crate::auth::client::{FetchError, GrantType, TokenKeeper, TokenRequest, bearer};
 use crate::auth::grant::Credentials;
 use crate::cli::{ClientTlsOptions, Endpoint, Grant, LoginOptions};
 use crate::client::HttpClient;
@@ -67,7 +67,17 @@ impl Authorization {
         default_token_url: Endpoint,
         http: &HttpClient,
     ) -> anyhow::Result<Authorization> {
-        let LoginOptions { username, password_file, password, token_url, grant, token_file, token } = options;
+        let LoginOptions {
+            username,
+            password_file,
+            password,
+            token_url,
+            grant,
+            scope,
+            audience,
+            token_file,
+            token,
+        } = options;
         let password = Secret::choose(password_file.as_deref(), password.as_ref(), "--password-file")?;
         let token = Secret::choose(token_file.as_deref(), token.as_ref(), "--token-file")?;
         let authorization = match (username.clone(), password, token) {
@@ -77,10 +87,17 @@ impl Authorization {
                 warn_of_plain_text(&url);
                 let grant_type = match grant {
                     Grant::ClientCredentials => GrantType::ClientCredentials,
+                    Grant::ClientSecretPost => GrantType::ClientSecretPost,
                     Grant::Password => GrantType::Password,
                 };
-                let credentials = Credentials { username, password };
-                let keeper = TokenKeeper::new(http.clone(), url.0, grant_type, credentials);
+                let request = TokenRequest {
+                    url: url.0,
+                    grant_type,
+                    credentials: Credentials { username, password },
+                    scope: scope.clone(),
+                    audience: audience.clone(),
+                };
+                let keeper = TokenKeeper::new(http.clone(), request);
                 Authorization::Fetched(Arc::new(keeper))
             }
             (None, None, Some(token)) => {

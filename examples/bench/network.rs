@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use eventctl::auth::client::{GrantType, TokenKeeper};
+use eventctl::auth::client::{GrantType, TokenKeeper, TokenRequest};
 use eventctl::auth::grant::Credentials;
 use eventctl::client::HttpClient;
 use eventctl::tls::{Trust, client_config};
@@ -183,12 +183,14 @@ fn fetch_token(address: SocketAddr) -> anyhow::Result<HeaderValue> {
     let http = HttpClient::new(client_config(Trust::Web, None)?, 1, TIME);
     let credentials =
         Credentials { username: "bench".to_owned(), password: PASSWORD.parse().map_err(anyhow::Error::msg)? };
-    let keeper = TokenKeeper::new(
-        http,
-        format!("http://{address}/token").parse()?,
-        GrantType::ClientCredentials,
+    let request = TokenRequest {
+        url: format!("http://{address}/token").parse()?,
+        grant_type: GrantType::ClientCredentials,
         credentials,
-    );
+        scope: None,
+        audience: None,
+    };
+    let keeper = TokenKeeper::new(http, request);
     runtime.block_on(keeper.replace(0)).map_err(|error| anyhow::anyhow!("{}", error.reason()))?;
     keeper.current().0.context("no token")
 }

@@ -28,6 +28,9 @@ const FETCH_PAUSE: Duration = Duration::from_secs(1);
 /// The shortest time between two renewals of tokens that hardly live.
 const RENEWAL_MINIMUM: Duration = Duration::from_secs(1);
 
+/// The longest that a token is kept.
+const LIFETIME_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
 /// The error codes of RFC 6749, section 5.2: nothing else of what a server says is repeated.
 const ERROR_CODES: [&str; 6] = [
     "invalid_request",
@@ -38,21 +41,35 @@ const ERROR_CODES: [&str; 6] = [
     "invalid_scope",
 ];
 
-/// How credentials are shown to a token endpoint.
+/// How a token endpoint is asked (RFC 6749).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantType {
-    /// As HTTP Basic.
+    /// The client credentials grant, with the credentials as HTTP Basic (section 2.3.1: `client_secret_basic`).
     ClientCredentials,
-    /// In the body.
+    /// The same grant with the credentials in the body: `client_secret_post`.
+    ClientSecretPost,
+    /// The resource owner's password.
     Password,
+}
+
+/// What a token endpoint is asked for.
+pub struct TokenRequest {
+    /// The endpoint.
+    pub url: Uri,
+    /// How it is asked.
+    pub grant_type: GrantType,
+    /// Whose token.
+    pub credentials: Credentials,
+    /// The scope of the token (RFC 6749, section 3.3), where the settings name one.
+    pub scope: Option<String>,
+    /// The API that the token is for, as several providers require it.
+    pub audience: Option<String>,
 }
 
 /// Fetches tokens, and has one at hand.
 pub struct TokenKeeper {
     http: HttpClient,
-    url: Uri,
-    grant_type: GrantType,
-    credentials: Credentials,
+    request: TokenRequest,
     held: watch::Sender<Held>,
     /// Held by whoever fetches, with what the last fetch failed with, and when.
     fetching: Mutex<Option<(Instant, FetchError)>>,
@@ -91,12 +108,25 @@ impl FetchError {
     }
 }
 
-/// RFC 6749, section 5.1.
+/// RFC 6749, section 5.1, and what providers make of it: some leave the type out, or write the lifetime as text.
 #[derive(Deserialize)]
 struct TokenResponse {
     access_token: String,
-    token_type: String,
-    expires_in: Option<u64>,
+    token_type: Option<String>,
+    expires_in: Option<serde_json::Value>,
+}
+
+impl TokenResponse {
+    /// How long the token lives; none where that is not said in seconds.
+    fn lifetime(&self) -> Option<Duration> {
+        let seconds = match self.expires_in.as_ref()? {
+            serde_json::Value::Number(number) => number.as_f64()?,
+            serde_json::Value::String(text) => text.trim().parse().ok()?,
+            _ => return None,
+        };
+        // No token is kept for longer, so that no sum overflows.
+        (seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(LIFETIME_LIMIT.as_secs_f64())))
+    }
 }
 
 /// RFC 6749, section 5.2.
@@ -107,10 +137,10 @@ struct ErrorResponse {
 
 impl TokenKeeper {
     /// A keeper that has no token yet.
-    pub fn new(http: HttpClient, url: Uri, grant_type: GrantType, credentials: Credentials) -> TokenKeeper {
+    pub fn new(http: HttpClient, request: TokenRequest) -> TokenKeeper {
         let held = Held { authorization: None, generation: 0, fetched: Instant::now(), renew_at: None };
         let held = watch::Sender::new(held);
-        TokenKeeper { http, url, grant_type, credentials, held, fetching: Mutex::new(None) }
+        TokenKeeper { http, request, held, fetching: Mutex::new(None) }
     }
 
     /// The header's value for the token at hand, and how many tokens there have been.
@@ -206,35 +236,42 @@ impl TokenKeeper {
         }
         let unusable = || FetchError::Refused("the response holds no bearer token".to_owned());
         let token: TokenResponse = serde_json::from_slice(response.body()).map_err(|_| unusable())?;
-        if !token.token_type.eq_ignore_ascii_case("bearer") {
+        if token.token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
             return Err(unusable());
         }
         let authorization = bearer(&token.access_token).ok_or_else(unusable)?;
-        let renew_at = token.expires_in.map(|seconds| {
-            // No token is kept for more than a day, so that no sum overflows.
-            let lifetime = Duration::from_secs(seconds.min(24 * 3600));
-            fetched + lifetime.mul_f64(RENEWAL_SHARE).max(RENEWAL_MINIMUM)
-        });
+        let renew_at =
+            token.lifetime().map(|lifetime| fetched + lifetime.mul_f64(RENEWAL_SHARE).max(RENEWAL_MINIMUM));
         Ok(Held { authorization: Some(authorization), generation: 0, fetched, renew_at })
     }
 
     fn request(&self) -> Request<Full<hyper::body::Bytes>> {
-        let Credentials { username, password } = &self.credentials;
+        let TokenRequest { url, grant_type, credentials, scope, audience } = &self.request;
+        let Credentials { username, password } = credentials;
         let mut form = form_urlencoded::Serializer::new(String::new());
-        let authorization = match self.grant_type {
+        let mut authorization = None;
+        match grant_type {
             GrantType::ClientCredentials => {
                 form.append_pair("grant_type", "client_credentials");
-                Some(basic(username, password.expose()))
+                authorization = Some(basic(username, password.expose()));
+            }
+            GrantType::ClientSecretPost => {
+                form.append_pair("grant_type", "client_credentials");
+                form.append_pair("client_id", username).append_pair("client_secret", password.expose());
             }
             GrantType::Password => {
                 form.append_pair("grant_type", "password");
                 form.append_pair("username", username).append_pair("password", password.expose());
-                None
             }
-        };
+        }
+        for (name, value) in [("scope", scope), ("audience", audience)] {
+            if let Some(value) = value {
+                form.append_pair(name, value);
+            }
+        }
         let mut request = Request::new(Full::from(form.finish()));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.url.clone();
+        *request.uri_mut() = url.clone();
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));

@@ -109,6 +109,9 @@ impl Remote {
             let hint = "check --username, --password-file and --token-url";
             return Err(hinted(format!("cannot log in at `{base}`: {}", error.reason()), hint));
         }
+        // It goes on whenever the runtime runs, and ends with it: a frame that arrives does not cancel a renewal.
+        let renewed = authorization.clone();
+        runtime.spawn(async move { renewed.keep_fresh().await });
         let hint = format!("check that eventctl consume runs at {base}");
         let mut remote = Remote { runtime, http, authorization, url: format!("{base}/event"), hint };
         let newest = Query { limit: 1, ..Query::default() };
@@ -160,13 +163,7 @@ impl Remote {
     /// Why it does not go on.
     pub fn next_messages(&mut self, stream: &mut Stream) -> Result<Option<Vec<Message>>, Interruption> {
         let passing = Interruption::Passing;
-        let frame = self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                frame = timeout(SILENCE, stream.body.frame()) => frame,
-                () = self.authorization.keep_fresh() => unreachable!("tokens are renewed for ever"),
-            }
-        });
+        let frame = self.runtime.block_on(async { timeout(SILENCE, stream.body.frame()).await });
         let frame = frame.map_err(|_| passing("the stream is silent".to_owned()))?;
         let Some(frame) = frame else { return Ok(None) };
         let frame = frame.map_err(|error| passing(format!("{:#}", anyhow::Error::new(error))))?;

@@ -128,6 +128,11 @@ fn each_grant_is_written_as_its_rfc_says() {
             vec![format!("Basic {}", STANDARD.encode(format!("alice:{encoded}")))],
             "grant_type=client_credentials".to_owned(),
         ),
+        (
+            "client-secret-post",
+            vec![],
+            format!("grant_type=client_credentials&client_id=alice&client_secret={encoded}"),
+        ),
         ("password", vec![], format!("grant_type=password&username=alice&password={encoded}")),
     ] {
         let receiver = receiver(
@@ -143,6 +148,22 @@ fn each_grant_is_written_as_its_rfc_says() {
         assert_eq!(arrivals[0].body, form);
         assert_eq!((count_fetches(&receiver), posts(&receiver).len()), (1, 2));
     }
+}
+
+#[test]
+fn scope_and_audience_are_asked_for() {
+    let directory = prepare(1);
+    let receiver = receiver(|_| token_reply("token", 3600), |_, _| Reply::created());
+    let further = ["--count", "1", "--scope", "events:write a&b", "--audience", "https://api.example/"];
+    run_logged_in(directory.path(), &receiver.url("/event"), &further).check(0, [1, 0, 0]);
+    let form = &receiver.arrivals()[0].body;
+    let form: Vec<(String, String)> = form_urlencoded::parse(form.as_bytes()).into_owned().collect();
+    let expected = [
+        ("grant_type", "client_credentials"),
+        ("scope", "events:write a&b"),
+        ("audience", "https://api.example/"),
+    ];
+    assert_eq!(form, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
 
 #[test]
@@ -213,7 +234,6 @@ fn a_token_endpoint_that_gives_none_ends_the_run_before_anything_is_sent() {
         (|| json_reply(200, r#"{"access_token":"","token_type":"bearer"}"#), "no bearer token", 1),
         (|| json_reply(200, r#"{"access_token":"a\nb","token_type":"bearer"}"#), "no bearer token", 1),
         (|| json_reply(200, r#"{"access_token":7,"token_type":"bearer"}"#), "no bearer token", 1),
-        (|| json_reply(200, r#"{"access_token":"a"}"#), "no bearer token", 1),
         (|| json_reply(200, r#"{"access_token":"a","token_type":"mac"}"#), "no bearer token", 1),
         (|| Reply::status(302, "Location: /event\r\n"), "status 302", 1),
         (|| Reply::status(404, ""), "status 404", 1),
@@ -308,6 +328,47 @@ fn a_token_that_tells_no_lifetime_or_a_long_one_is_kept() {
         let receiver = receiver(move |_| json_reply(200, &body), |_, _| Reply::created());
         run_logged_in(directory.path(), &receiver.url("/event"), &["--count", "10"]).check(0, [10, 0, 0]);
         assert_eq!(count_fetches(&receiver), 1);
+    }
+}
+
+#[test]
+fn token_responses_are_read_as_providers_write_them() {
+    let directory = prepare(3);
+    for response in [
+        r#"{"access_token":"a"}"#,
+        r#"{"access_token":"a","token_type":null}"#,
+        r#"{"access_token":"a","expires_in":"3600"}"#,
+        r#"{"access_token":"a","expires_in":3599.7,"scope":"x","ext_expires_in":7}"#,
+        r#"{"access_token":"a","expires_in":"soon"}"#,
+        r#"{"access_token":"a","expires_in":-1}"#,
+        r#"{"access_token":"a","expires_in":[1]}"#,
+    ] {
+        let receiver = receiver(
+            move |_| json_reply(200, response),
+            |token, _| Reply::status(if token == "a" { 201 } else { 401 }, ""),
+        );
+        run_logged_in(directory.path(), &receiver.url("/event"), &["--count", "3"]).check(0, [3, 0, 0]);
+        assert_eq!(count_fetches(&receiver), 1, "{response}");
+    }
+}
+
+#[test]
+fn a_lifetime_that_is_text_or_a_fraction_is_obeyed() {
+    let directory = prepare(3);
+    for lifetime in [r#""1""#, "1.5"] {
+        let give = move |number| {
+            let lifetime = if number == 0 { lifetime } else { "3600" };
+            json_reply(200, format!(r#"{{"access_token":"token-{number}","expires_in":{lifetime}}}"#))
+        };
+        let receiver = receiver(give, |_, _| Reply::created());
+        let further = [&LOGIN[..], &["--period", "20ms"]].concat();
+        let process = start(directory.path(), &receiver.url("/event"), &further);
+        wait_until(|| {
+            let renewed = |arrival: &Arrival| arrival.headers("authorization") == ["Bearer token-1"];
+            posts(&receiver).iter().any(renewed).then_some(())
+        });
+        process.signal(rustix::process::Signal::TERM);
+        assert_eq!(finish(directory.path(), process).code, 0);
     }
 }
 
@@ -419,6 +480,46 @@ fn a_server_that_refuses_every_token_is_not_asked_for_more_and_more() {
     assert!((2..=4).contains(&fetches), "{fetches} tokens for 10 events");
     assert!((11..=20).contains(&posts(&receiver).len()));
     check_keys(&posts(&receiver));
+}
+
+#[test]
+fn an_event_is_sent_with_one_new_token_however_late_its_refusals_come() {
+    let directory = prepare(1);
+    let receiver = receiver(
+        |number| token_reply(&format!("token-{number}"), 3600),
+        |_, _| {
+            // Later than the time for which a server that refuses is left alone.
+            thread::sleep(Duration::from_millis(1100));
+            Reply::status(401, "")
+        },
+    );
+    let run = run_logged_in(directory.path(), &receiver.url("/event"), &["--count", "1"]);
+    run.check(3, [0, 1, 0]);
+    assert_eq!((count_fetches(&receiver), posts(&receiver).len()), (2, 2));
+}
+
+#[test]
+fn events_in_flight_share_a_fetch_that_fails() {
+    const EVENTS: usize = 10;
+    let directory = prepare(EVENTS);
+    let gate: &Gate = Box::leak(Box::new(Gate { closed_for: Mutex::new(EVENTS), opened: Condvar::new() }));
+    let receiver = receiver(
+        |number| {
+            if number == 0 {
+                return token_reply("old", 3600);
+            }
+            // Time for all to ask.
+            thread::sleep(Duration::from_secs(2));
+            Reply::status(503, "")
+        },
+        |_, _| {
+            gate.pass();
+            Reply::status(401, "")
+        },
+    );
+    let further = ["--count", "10", "--max-in-flight", "10", "--retries", "0"];
+    run_logged_in(directory.path(), &receiver.url("/event"), &further).check(3, [0, 0, 10]);
+    assert_eq!((count_fetches(&receiver), posts(&receiver).len()), (2, EVENTS));
 }
 
 #[test]

@@ -5,11 +5,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use tempfile::{TempDir, tempdir};
 
 use crate::util::follower::Follower;
+use crate::util::receiver::{Receiver, Reply};
 use crate::util::tls::Authority;
 use crate::util::{
     Consume, Process, assert_eventctl, eventctl, refusal_of, stored_events, wait_until, write_secret,
@@ -429,4 +433,38 @@ fn a_pipe_that_is_closed_ends_a_follower() {
     });
     assert_eq!(process.wait().code(), Some(0), "{}", process.stderr());
     assert!(stored_events(&directory.path().join("events.db")).len() > 15);
+}
+
+#[test]
+fn frames_that_keep_coming_do_not_cancel_the_renewal_of_a_token() {
+    let directory = tempdir().unwrap();
+    write_secret(directory.path(), "password", "correct horse");
+    let (under_way, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&most);
+    let receiver = Receiver::start(move |arrival, _| {
+        let json = |body: &str| {
+            let length = body.len();
+            Reply::Send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            ))
+        };
+        if arrival.head.starts_with("POST /token ") {
+            seen.fetch_max(under_way.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            // Meanwhile many frames arrive.
+            thread::sleep(Duration::from_millis(500));
+            under_way.fetch_sub(1, Ordering::Relaxed);
+            return json(r#"{"access_token":"token","token_type":"bearer","expires_in":1}"#);
+        }
+        if arrival.head.starts_with("GET /event/stream") {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+            return Reply::Drip(head.to_owned(), Duration::from_millis(2));
+        }
+        json("[]")
+    });
+    let login = ["--username", "alice", "--password-file", "password"];
+    let _follower = follow(directory.path(), &receiver.url(""), &login);
+    let fetches =
+        || receiver.arrivals().iter().filter(|arrival| arrival.head.contains("POST /token")).count();
+    wait_until(|| (fetches() >= 4).then_some(()));
+    assert_eq!(most.load(Ordering::Relaxed), 1, "a renewal was given up for another");
 }
