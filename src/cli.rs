@@ -191,7 +191,7 @@ pub struct ConsumeOptions {
     #[arg(long, default_value = "75s", value_name = "DURATION", value_parser = parse_positive_duration)]
     pub idle_timeout: Duration,
 
-    /// Time for the store to answer a request
+    /// Time for the store to answer a request, and for its server to be there at the start
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_positive_duration)]
     pub store_timeout: Duration,
 

@@ -8,6 +8,9 @@ use crate::store;
 /// # Errors
 /// Why it cannot be made or used.
 pub fn run(options: &InitDbOptions) -> anyhow::Result<()> {
+    if let Some(warning) = options.db.warning() {
+        eprintln!("warning: {warning}");
+    }
     store::prepare(&options.db)?;
     eprintln!("prepared {}", options.db);
     Ok(())

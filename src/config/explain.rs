@@ -9,6 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::layers::Layers;
 use super::redact::{SECRETS, redacted, redacted_url};
 use crate::core::hint::hinted;
+use crate::store::LocationError;
 
 /// Says what is wrong with the command line in one line, and where a wrong value came from.
 pub(super) fn explain(
@@ -60,7 +61,11 @@ pub(super) fn explain(
         },
     };
     let source = source_of(&flag, running, arguments, layers);
-    hinted(format!("invalid value `{}` for `{flag}`{source}: {expected}", redacted(&flag, &value)), help)
+    let hint = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<LocationError>())
+        .and_then(|error| error.hint)
+        .map_or(help, str::to_owned);
+    hinted(format!("invalid value `{}` for `{flag}`{source}: {expected}", redacted(&flag, &value)), hint)
 }
 
 /// Where the value of a flag came from, if not from the command line.

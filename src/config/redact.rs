@@ -20,9 +20,14 @@ pub(super) fn redacted(flag: &str, value: &str) -> String {
     if NOT_SHOWN.contains(&flag) || SECRETS.contains(&flag) {
         return "[not shown]".to_owned();
     }
-    let Some(at) = value.rfind('@') else { return excerpt(value, 200) };
-    let scheme = value[..at].find("://").map_or("", |end| &value[..end + 3]);
-    format!("{}…{}", excerpt(scheme, 50), excerpt(&value[at..], 150))
+    let scheme = value.find("://").map(|end| &value[..end + 3]);
+    // Where the password ends is not known for sure: it may have an `@` itself.
+    match (scheme, value.rfind('@')) {
+        (Some(scheme), Some(_)) => format!("{}…", excerpt(scheme, 50)),
+        (None, Some(_)) if value.contains(':') => "…".to_owned(),
+        (None, Some(at)) => format!("…{}", excerpt(&value[at..], 150)),
+        (_, None) => excerpt(value, 200),
+    }
 }
 
 /// A name that may be a value in the wrong place.
@@ -70,13 +75,14 @@ mod tests {
 
     #[test]
     fn passwords_are_redacted() {
-        assert_eq!(redacted("--db", "redis://user:secret@host/1"), "redis://…@host/1");
+        assert_eq!(redacted("--db", "redis://user:secret@host/1"), "redis://…");
         assert_eq!(redacted("--header", "Authorization secret"), "[not shown]");
         assert_eq!(redacted("--port", "80\n"), "80\\n");
-        assert_eq!(redacted("--endpoint", "user:secret@host/"), "…@host/");
-        assert_eq!(redacted("--endpoint", "\u{1b}://secret@\u{202e}"), "\\u{1b}://…@\\u{202e}");
+        assert_eq!(redacted("--endpoint", "user:secret@host/"), "…");
+        assert_eq!(redacted("--sender-addr", "secret@@host"), "…@host");
+        assert_eq!(redacted("--endpoint", "\u{1b}://secret@\u{202e}"), "\\u{1b}://…");
         assert!(redacted("--db", &format!("x://secret@{}", "h".repeat(100_000))).len() < 300);
-        assert_eq!(redacted_words("key a:secret@b is\nwrong"), "key …@b is\\nwrong");
+        assert_eq!(redacted_words("key a:secret@b is\nwrong"), "key … is\\nwrong");
         assert_eq!(redacted_url("slack:https://hooks.slack.com/secret"), "slack:https://…");
     }
 }

@@ -102,13 +102,19 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let limits = StoreLimits { queue_events: options.queue_events, queue_bytes: options.queue_bytes.0 };
     let store_options = StoreOptions {
         read_time: Some(READ_TIME),
+        patience: options.store_timeout,
         weak_durability: options.allow_weak_durability,
         forgets: options.keep.is_some() || options.keep_events.is_some(),
     };
     // The runtime's own threads must not wait for a database server.
     let location = options.db.clone();
     let opening = tokio::task::spawn_blocking(move || Store::open(&location, limits, store_options));
-    let (store, mut writer) = opening.await.context("opening the store has panicked")??;
+    let opened = tokio::select! {
+        opened = opening => opened,
+        // Nothing has been accepted yet.
+        () = shutdown.requested() => return Ok(()),
+    };
+    let (store, mut writer) = opened.context("opening the store has panicked")??;
     let access = secrets.into_access(&store).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     if access.is_some() && tls.is_none() && !address.ip().is_loopback() {

@@ -8,6 +8,7 @@ use std::fmt;
 pub struct Hinted {
     error: anyhow::Error,
     hint: String,
+    is_transient: bool,
 }
 
 impl Hinted {
@@ -15,6 +16,11 @@ impl Hinted {
     pub fn find(error: &anyhow::Error) -> Option<&str> {
         let in_chain = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>());
         in_chain.map(|hinted| hinted.hint.as_str())
+    }
+
+    /// Whether the same may succeed a little later, as far as the error says so.
+    pub fn is_transient(error: &anyhow::Error) -> bool {
+        error.chain().filter_map(|cause| cause.downcast_ref::<Hinted>()).any(|hinted| hinted.is_transient)
     }
 }
 
@@ -42,7 +48,7 @@ pub trait Hint<T> {
 impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
     fn hint(self, hint: impl Into<String>) -> anyhow::Result<T> {
         self.map_err(|error| {
-            let hinted = Hinted { error: error.into(), hint: hint.into() };
+            let hinted = Hinted { error: error.into(), hint: hint.into(), is_transient: false };
             anyhow::Error::new(hinted)
         })
     }
@@ -51,5 +57,11 @@ impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
 /// An error made of a message (what failed and why) and advice.
 pub fn hinted(message: impl fmt::Display, hint: impl Into<String>) -> anyhow::Error {
     let error = anyhow::anyhow!("{message}");
-    anyhow::Error::new(Hinted { error, hint: hint.into() })
+    anyhow::Error::new(Hinted { error, hint: hint.into(), is_transient: false })
+}
+
+/// The same of what may succeed a little later, without anything being changed.
+pub fn hinted_transient(message: impl fmt::Display, hint: impl Into<String>) -> anyhow::Error {
+    let error = anyhow::anyhow!("{message}");
+    anyhow::Error::new(Hinted { error, hint: hint.into(), is_transient: true })
 }

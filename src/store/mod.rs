@@ -28,19 +28,22 @@ use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
+use tracing::warn;
 
 use self::backend::{Append, Backend, Outcome, Reader, StoreError};
 use self::cancellation::Cancellation;
-pub use self::location::StoreLocation;
+pub use self::location::{LocationError, StoreLocation};
 use self::sqlite::{SqliteBackend, SqliteReader};
 pub use self::statistics::PARTS;
 use self::writer::Queue;
 pub use self::writer::{Writer, WriterMetrics};
 
+use crate::core::backoff::Backoff;
+use crate::core::hint::Hinted;
 #[cfg(not(all(feature = "mysql", feature = "postgres")))]
 use crate::core::hint::hinted;
 
@@ -49,6 +52,9 @@ const READERS: usize = 4;
 
 /// How long closing the store waits for reads that run, and for their connections to be closed.
 const READERS_CLOSE: Duration = Duration::from_millis(200);
+
+/// How long to wait between two tries to reach a server at the start.
+const OPENING: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(2) };
 
 /// A page of events ends early at this size, so that a reader's memory is bounded.
 const PAGE_LIMIT_BYTES: usize = 4 << 20;
@@ -106,6 +112,8 @@ impl fmt::Display for AppendError {
 pub struct StoreOptions {
     /// How long one read may take; for ever where there is no limit.
     pub read_time: Option<Duration>,
+    /// How long to wait at the start for a server that cannot be reached.
+    pub patience: Duration,
     /// Whether a server may acknowledge what is not yet on its disk.
     pub weak_durability: bool,
     /// Whether old events are going to be forgotten, which takes further rights on a server.
@@ -141,6 +149,7 @@ pub fn prepare(location: &StoreLocation) -> anyhow::Result<()> {
 /// # Errors
 /// Why it cannot be read, and what to do.
 pub fn open_reader(location: &StoreLocation) -> anyhow::Result<Box<dyn Reader>> {
+    warn_of_parameters(location);
     open_reader_with(location, StoreOptions::default())
 }
 
@@ -158,6 +167,33 @@ fn open_backend(location: &StoreLocation, options: StoreOptions) -> anyhow::Resu
         #[cfg(not(all(feature = "mysql", feature = "postgres")))]
         other => return Err(not_built_in(other)),
     })
+}
+
+/// Tries until the store is there, or for as long as that may take.
+fn open_patiently(location: &StoreLocation, options: StoreOptions) -> anyhow::Result<Box<dyn Backend>> {
+    let patience = options.patience;
+    let mut random = fastrand::Rng::new();
+    let begun = Instant::now();
+    let mut failures = 0;
+    loop {
+        let error = match open_backend(location, options) {
+            Err(error) if Hinted::is_transient(&error) && begun.elapsed() < patience => error,
+            opened => return opened,
+        };
+        failures += 1;
+        if failures == 1 {
+            warn!("{error:#}; trying again for {}", humantime::format_duration(patience));
+        }
+        let left = patience.saturating_sub(begun.elapsed());
+        thread::sleep(OPENING.wait(failures, &mut random).min(left));
+    }
+}
+
+/// Says which parameters of a URL mean nothing to us.
+fn warn_of_parameters(location: &StoreLocation) {
+    if let Some(warning) = location.warning() {
+        warn!("{warning}");
+    }
 }
 
 fn open_reader_with(location: &StoreLocation, options: StoreOptions) -> anyhow::Result<Box<dyn Reader>> {
@@ -179,7 +215,8 @@ fn not_built_in(location: &StoreLocation) -> anyhow::Error {
 }
 
 impl Store {
-    /// Opens a store, making it where there is none, and starts its writer thread.
+    /// Opens a store, making it where there is none, and starts its writer thread. A server that cannot be reached is
+    /// waited for.
     ///
     /// # Errors
     /// Why it cannot be made or used, and what to do.
@@ -188,7 +225,8 @@ impl Store {
         limits: StoreLimits,
         options: StoreOptions,
     ) -> anyhow::Result<(Store, Writer)> {
-        let backend = open_backend(location, options)?;
+        warn_of_parameters(location);
+        let backend = open_patiently(location, options)?;
         let queue = Arc::new(Queue::new(limits.queue_events));
         let readers = Arc::new(Readers::new(location.clone(), options));
         let writer = Writer::start(backend, Arc::clone(&queue), Arc::clone(&readers))?;

@@ -7,6 +7,7 @@
 mod script;
 
 use std::io;
+use std::net::ToSocketAddrs;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
@@ -18,12 +19,12 @@ use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreE
 use super::batch::Batch;
 use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
-use super::location::{ServerDatabase, TlsMode};
-use super::server::{self, CONNECT_TIMEOUT, Encryption, ServerConnection, WRITE_TIME};
+use super::location::{ServerAddress, ServerDatabase, TlsMode};
+use super::server::{self, CONNECT_TIMEOUT, Encryption, READ_REPEATS, ServerConnection, WRITE_TIME};
 use super::statements::{Statements, Value};
-use super::{outbox, paging, statistics};
+use super::{outbox, paging, schema, statistics};
 use crate::core::event::StoredEvent;
-use crate::core::hint::{Hint, hinted};
+use crate::core::hint::{Hint, hinted, hinted_transient};
 use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
 
@@ -38,6 +39,18 @@ const SCHEMAS: [&str; 3] = [
 /// longer than the others wait for them: MariaDB breaks off the transaction, MySQL any idle connection.
 const WRITE_SETTINGS: &str = "SET autocommit = 0, innodb_lock_wait_timeout = 15 \
     /*M!100300 , idle_transaction_timeout = 5 */ /*!50700 , wait_timeout = 10 */";
+
+/// How long a read may take that nobody waits for with a limit of his own.
+const UNLIMITED_READ_TIME: Duration = Duration::from_secs(3600);
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Of several servers one that takes writes.
+    Write,
+    /// Of several servers the first that is there.
+    Read,
+}
 
 /// The lock of who prepares a database. The name of the database alone may be as long as that of a lock.
 const LOCK_NAME: &str = "CONCAT('eventctl ', MD5(DATABASE()))";
@@ -57,9 +70,9 @@ const BINARY: u16 = 63;
 /// # Errors
 /// Why it cannot.
 pub fn prepare(database: &ServerDatabase) -> anyhow::Result<()> {
-    let mut connection = connect(database, WRITE_TIME)?;
+    let mut connection = connect(database, Purpose::Write, WRITE_TIME)?;
     let version = schema_version(&mut connection).map_err(|error| cannot_use(database, &error))?;
-    server::check_not_newer(database, version, SCHEMAS.len())?;
+    schema::check_not_too_new(database, version, SCHEMAS.len())?;
     upgrade(&mut connection).map_err(|error| cannot_use(database, &error)).hint(
         "log in as a user who may create tables in this database, and have no other tables of these names",
     )
@@ -118,7 +131,10 @@ fn schema_version(connection: &mut Conn) -> mysql::Result<usize> {
 
 /// The one connection of this process that writes.
 pub struct MySqlBackend {
-    connection: Conn,
+    /// None where it was lost, and until there is another.
+    connection: Option<Conn>,
+    /// Whether the last statement has failed in a way that leaves the connection in an unknown state.
+    is_lost: bool,
     /// What the server takes at once.
     packet_bytes: usize,
     last_use: Instant,
@@ -132,7 +148,7 @@ impl MySqlBackend {
     /// # Errors
     /// Why it cannot be used, and what to do.
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<MySqlBackend> {
-        let mut connection = open(database, WRITE_TIME, options)?;
+        let mut connection = open(database, Purpose::Write, WRITE_TIME, options)?;
         let packet_bytes = (|| {
             for check in server::checks_of(options) {
                 connection.query_drop(check)?;
@@ -142,8 +158,14 @@ impl MySqlBackend {
         })()
         .map_err(|error: mysql::Error| cannot_use(database, &error))?;
         let packet_bytes = packet_bytes.unwrap_or(1 << 20);
-        let last_use = Instant::now();
-        Ok(MySqlBackend { connection, packet_bytes, last_use, database: database.clone(), options })
+        Ok(MySqlBackend {
+            connection: Some(connection),
+            is_lost: false,
+            packet_bytes,
+            last_use: Instant::now(),
+            database: database.clone(),
+            options,
+        })
     }
 }
 
@@ -151,14 +173,18 @@ impl Database for MySqlBackend {
     type Connection = Conn;
 
     fn connection(&mut self) -> &mut Conn {
-        &mut self.connection
+        self.connection.as_mut().expect("a transaction begins with a connection")
     }
 
     fn transact<T>(
         &mut self,
-        transaction: impl FnMut(&mut MySqlBackend) -> mysql::Result<T>,
+        mut transaction: impl FnMut(&mut MySqlBackend) -> mysql::Result<T>,
     ) -> Result<T, StoreError> {
-        server::transact(self, transaction)
+        server::transact(self, |backend| {
+            let result = transaction(backend);
+            backend.is_lost = matches!(&result, Err(error) if is_connection_lost(error));
+            result
+        })
     }
 
     /// The server would break off the connection, and so fail the neighbours too.
@@ -174,7 +200,8 @@ impl Database for MySqlBackend {
     fn store(&mut self, appends: &[&Append], now: Timestamp) -> mysql::Result<Vec<Outcome>> {
         let mut batch = Batch::of(appends);
         let count = batch.events.len() as i64;
-        let mut script = Script::new(&mut self.connection, self.packet_bytes);
+        let packet_bytes = self.packet_bytes;
+        let mut script = Script::new(self.connection(), packet_bytes);
         script.add(&format!("UPDATE last_event SET id = LAST_INSERT_ID(id + {count})"))?;
         let known = script.known_keys(&batch)?;
         batch.leave_out(&known);
@@ -205,9 +232,8 @@ impl Database for MySqlBackend {
         }
         if batch.has_deliveries() {
             script.run()?;
-            for (event_id, delivery) in batch.deliveries(script.last_insert_id - count, &known) {
-                outbox::insert(script.connection, event_id, delivery, now)?;
-            }
+            let deliveries: Vec<_> = batch.deliveries(script.last_insert_id - count, &known).collect();
+            outbox::insert(script.connection, &deliveries, now)?;
         }
         script.add("COMMIT")?;
         script.run()?;
@@ -217,8 +243,8 @@ impl Database for MySqlBackend {
     fn probe(&mut self) -> Result<(), StoreError> {
         self.transact(|backend| {
             // An update that changes nothing is not written.
-            backend.connection.query_drop("UPDATE last_event SET id = id + 1")?;
-            backend.connection.commit()
+            backend.connection().query_drop("UPDATE last_event SET id = id + 1")?;
+            backend.connection().commit()
         })
     }
 
@@ -234,8 +260,20 @@ impl ServerConnection for MySqlBackend {
         &mut self.last_use
     }
 
+    /// The time limit of the driver is that of a statement, which waits longer than this question may.
     fn is_alive(&mut self) -> bool {
-        self.connection.ping().is_ok()
+        let Some(mut connection) = self.connection.take() else { return false };
+        let alive = server::within(CONNECT_TIMEOUT, || connection.ping().is_ok().then_some(connection));
+        self.connection = alive.flatten();
+        self.connection.is_some()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.is_lost || self.connection.is_none()
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.is_lost()
     }
 
     fn reconnect(&mut self) -> Result<(), StoreError> {
@@ -244,7 +282,7 @@ impl ServerConnection for MySqlBackend {
     }
 
     fn roll_back(&mut self) -> mysql::Result<()> {
-        self.connection.query_drop("ROLLBACK")
+        self.connection().query_drop("ROLLBACK")
     }
 
     fn is_conflict(error: &mysql::Error) -> bool {
@@ -254,11 +292,10 @@ impl ServerConnection for MySqlBackend {
 
 /// A connection that reads.
 pub struct MySqlReader {
-    connection: Conn,
+    /// None where it was lost, and until there is another.
+    connection: Option<Conn>,
     database: ServerDatabase,
     options: StoreOptions,
-    /// Whether the last read failed: the connection may be lost.
-    failed: bool,
     cancellation: Cancellation,
 }
 
@@ -268,22 +305,48 @@ impl MySqlReader {
     /// # Errors
     /// Why it cannot be used, and what to do.
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<MySqlReader> {
-        let time_limit = options.read_time.unwrap_or(Duration::from_secs(3600));
-        let connection = open(database, time_limit, options.for_reading())?;
+        let connection = Some(connect_reader(database, options)?);
         let (database, cancellation) = (database.clone(), Cancellation::default());
-        Ok(MySqlReader { connection, database, options, failed: false, cancellation })
+        Ok(MySqlReader { connection, database, options, cancellation })
     }
 
-    /// Reads, on a new connection where the last one was lost: a reader that waits for long outlives servers.
-    fn reading<T>(&mut self, read: impl FnOnce(&mut Conn) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        if self.failed {
-            let fresh = MySqlReader::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
-            *self = MySqlReader { cancellation: self.cancellation.clone(), ..fresh };
+    /// Reads. Where the connection turns out to be lost, which was idle or whose server has gone, the read is repeated
+    /// on a new one; and where the server broke the read off for the sake of others, it is repeated too.
+    fn reading<T>(&mut self, mut read: impl FnMut(&mut Conn) -> mysql::Result<T>) -> Result<T, StoreError> {
+        let mut is_new = false;
+        let mut conflicts = 0;
+        loop {
+            let connection = match &mut self.connection {
+                Some(connection) => connection,
+                lost @ None => {
+                    is_new = true;
+                    let again = connect_reader(&self.database, self.options);
+                    lost.insert(again.map_err(StoreError::cannot_open)?)
+                }
+            };
+            let error = match read(connection) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if is_connection_lost(&error) {
+                self.connection = None;
+                // One that has taken all its time gets no second chance.
+                if !is_new && !is_timeout(&error) {
+                    continue;
+                }
+            }
+            conflicts += 1;
+            if !MySqlBackend::is_conflict(&error) || conflicts > READ_REPEATS {
+                return Err(error.into());
+            }
+            server::pause_after_conflict(conflicts);
         }
-        let result = read(&mut self.connection);
-        self.failed = matches!(result, Err(StoreError::Unavailable(_)));
-        result
     }
+}
+
+fn connect_reader(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<Conn> {
+    let time_limit = options.read_time.unwrap_or(UNLIMITED_READ_TIME);
+    open(database, Purpose::Read, time_limit, options.for_reading())
 }
 
 impl Reader for MySqlReader {
@@ -293,7 +356,8 @@ impl Reader for MySqlReader {
 
     fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
         let deadline = ReadDeadline::start(self.options.read_time, &self.cancellation);
-        self.reading(|connection| paging::page(connection, query, &deadline))
+        self.reading(|connection| paging::page(connection, query, &deadline))?
+            .ok_or_else(paging::took_too_long)
     }
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
@@ -301,26 +365,26 @@ impl Reader for MySqlReader {
     }
 
     fn statistics(&mut self, query: &Query) -> Result<Statistics, StoreError> {
-        self.reading(|connection| Ok(statistics::statistics(connection, query)?))
+        self.reading(|connection| statistics::statistics(connection, query))
     }
 
     fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {
-        self.reading(|connection| Ok(outbox::newest(connection, limit)?))
+        self.reading(|connection| outbox::newest(connection, limit))
     }
 
     fn open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
-        self.reading(|connection| Ok(outbox::open(connection)?))
+        self.reading(outbox::open)
     }
 
     fn size(&mut self) -> Result<StoreSize, StoreError> {
         let select = "SELECT CAST(coalesce(sum(data_length + index_length), 0) AS SIGNED) \
             FROM information_schema.tables WHERE table_schema = DATABASE()";
-        let bytes: Option<i64> = self.reading(|connection| Ok(connection.query_first(select)?))?;
+        let bytes: Option<i64> = self.reading(|connection| connection.query_first(select))?;
         Ok(StoreSize { database_bytes: bytes.unwrap_or_default(), log_bytes: None })
     }
 
     fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {
-        self.reading(|connection| Ok(outbox::is_delivered(connection, event_id)?))
+        self.reading(|connection| outbox::is_delivered(connection, event_id))
     }
 }
 
@@ -389,8 +453,13 @@ fn parameters(values: &[Value]) -> Params {
 }
 
 /// Connects to a database that is prepared.
-fn open(database: &ServerDatabase, time_limit: Duration, options: StoreOptions) -> anyhow::Result<Conn> {
-    let mut connection = connect(database, time_limit)?;
+fn open(
+    database: &ServerDatabase,
+    purpose: Purpose,
+    time_limit: Duration,
+    options: StoreOptions,
+) -> anyhow::Result<Conn> {
+    let mut connection = connect(database, purpose, time_limit)?;
     let version = schema_version(&mut connection).map_err(|error| cannot_use(database, &error))?;
     server::check_prepared(database, version, SCHEMAS.len())?;
     if !options.weak_durability {
@@ -399,11 +468,92 @@ fn open(database: &ServerDatabase, time_limit: Duration, options: StoreOptions) 
     Ok(connection)
 }
 
-fn connect(database: &ServerDatabase, time_limit: Duration) -> anyhow::Result<Conn> {
-    let port = database.port.unwrap_or(3306);
+/// Connects to the first address that will do.
+fn connect(database: &ServerDatabase, purpose: Purpose, time_limit: Duration) -> anyhow::Result<Conn> {
+    // Says what is wrong with the files, which the driver does not.
+    let _ = server::tls_config(database)?;
+    let connect_time = database.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+    let mut failures: Vec<(String, mysql::Error)> = Vec::new();
+    let places = places_of(database, connect_time, &mut failures);
+    for (address, host) in &places {
+        let options = options_of(database, address, host, time_limit)?;
+        let encrypted = Opts::from(options.clone().ssl_opts(ssl_options(database)));
+        let encryption = server::encryption(database);
+        // The time limit of the driver is that of a statement: a server may take a connection, and say nothing.
+        let connecting =
+            server::within(connect_time, move || connect_to(options.into(), encrypted, encryption));
+        let failure = match connecting.unwrap_or_else(|| Err(timed_out())) {
+            Ok(mut connection) => {
+                // The only one says itself that it takes no writes.
+                if purpose == Purpose::Read || places.len() == 1 || takes_writes(&mut connection) {
+                    return Ok(connection);
+                }
+                io::Error::new(io::ErrorKind::PermissionDenied, "the server takes no writes").into()
+            }
+            Err(failure) => failure,
+        };
+        failures.push((host.clone(), failure));
+    }
+    Err(cannot_connect(database, &failures))
+}
+
+fn connect_to(plain: Opts, encrypted: Opts, encryption: Encryption) -> mysql::Result<Conn> {
+    match encryption {
+        Encryption::Never => Conn::new(plain),
+        Encryption::Always => Conn::new(encrypted),
+        Encryption::IfPossible => match Conn::new(encrypted) {
+            Err(mysql::Error::DriverError(mysql::DriverError::TlsNotSupported)) => Conn::new(plain),
+            connected => connected,
+        },
+    }
+}
+
+fn takes_writes(connection: &mut Conn) -> bool {
+    let read_only: mysql::Result<Option<bool>> = connection.query_first("SELECT @@global.read_only");
+    matches!(read_only, Ok(Some(false)))
+}
+
+fn timed_out() -> mysql::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the server does not answer").into()
+}
+
+/// All addresses that the hosts of the URL stand for, each with what it is called to the driver.
+fn places_of<'a>(
+    database: &'a ServerDatabase,
+    connect_time: Duration,
+    failures: &mut Vec<(String, mysql::Error)>,
+) -> Vec<(&'a ServerAddress, String)> {
+    let mut places = Vec::new();
+    for address in &database.addresses {
+        let host = address.host.clone();
+        // The driver compares the certificate with the name that it connects to.
+        if address.is_local_socket() || database.tls.mode == TlsMode::VerifyFull {
+            places.push((address, host));
+            continue;
+        }
+        let name = (host.clone(), port_of(address));
+        match server::within(connect_time, move || name.to_socket_addrs()) {
+            Some(Ok(found)) => places.extend(found.map(|found| (address, found.ip().to_string()))),
+            Some(Err(_)) => places.push((address, host)),
+            None => failures.push((host, timed_out())),
+        }
+    }
+    places
+}
+
+fn port_of(address: &ServerAddress) -> u16 {
+    address.port.unwrap_or(3306)
+}
+
+fn options_of(
+    database: &ServerDatabase,
+    address: &ServerAddress,
+    host: &str,
+    time_limit: Duration,
+) -> anyhow::Result<OptsBuilder> {
     let user = database.user.clone().or_else(|| std::env::var("USER").ok());
     let password = database.mysql_password()?;
-    let mut options = OptsBuilder::new()
+    let options = OptsBuilder::new()
         .db_name(Some(&database.database))
         .user(user)
         .pass(password.as_ref().map(|password| password.expose()))
@@ -413,28 +563,35 @@ fn connect(database: &ServerDatabase, time_limit: Duration) -> anyhow::Result<Co
         .write_timeout(Some(time_limit))
         // The server's defaults may cut strings short, and read literals in other ways than they are written.
         .init(vec!["SET NAMES utf8mb4, sql_mode = 'STRICT_ALL_TABLES'"]);
-    options = if database.is_local_socket() {
-        options.socket(Some(&database.host))
-    } else {
-        options.ip_or_hostname(Some(&database.host)).tcp_port(port)
-    };
-    let encryption = server::encryption(database);
-    // Says what is wrong with the files, which the driver does not.
-    let _ = server::tls_config(database)?;
-    let encrypted = Opts::from(options.clone().ssl_opts(ssl_options(database)));
-    let connected = match encryption {
-        Encryption::Never => Conn::new(options),
-        Encryption::Always => Conn::new(encrypted),
-        Encryption::IfPossible => match Conn::new(encrypted) {
-            Err(mysql::Error::DriverError(mysql::DriverError::TlsNotSupported)) => Conn::new(options),
-            connected => connected,
-        },
-    };
-    connected.map_err(|error| {
-        let hint =
-            "check host, port, user, database and password (MYSQL_PWD, ~/.my.cnf) of --db, and ssl-mode";
-        hinted(format!("cannot connect to `{database}`: {}", reason_of(&error)), hint)
+    Ok(match address.is_local_socket() {
+        true => options.socket(Some(host)),
+        false => options.ip_or_hostname(Some(host)).tcp_port(port_of(address)),
     })
+}
+
+fn cannot_connect(database: &ServerDatabase, failures: &[(String, mysql::Error)]) -> anyhow::Error {
+    let reasons: Vec<String> = match failures {
+        [(_, only)] => vec![reason_of(only)],
+        several => {
+            several.iter().map(|(place, failure)| format!("{place}: {}", reason_of(failure))).collect()
+        }
+    };
+    let problem = format!("cannot connect to `{database}`: {}", reasons.join("; "));
+    let mut hints = failures.iter().rev().filter_map(|(_, failure)| hint_of(failure));
+    let hint = hints.find(|hint| *hint != server::RIGHTS_HINT).unwrap_or(
+        "check host, port, user, database and password (MYSQL_PWD, ~/.my.cnf) of --db, and ssl-mode",
+    );
+    // The server itself has answered, or the files that encryption needs are wrong.
+    let is_transient = |failure: &mysql::Error| match failure {
+        mysql::Error::MySqlError(error) => TOO_MANY_CONNECTIONS == error.code,
+        mysql::Error::TlsError(_) => false,
+        _ => true,
+    };
+    if failures.iter().any(|(_, failure)| is_transient(failure)) {
+        hinted_transient(problem, hint)
+    } else {
+        hinted(problem, hint)
+    }
 }
 
 fn ssl_options(database: &ServerDatabase) -> SslOpts {
@@ -444,7 +601,11 @@ fn ssl_options(database: &ServerDatabase) -> SslOpts {
         .with_root_cert_path(tls.authorities.clone())
         .with_client_identity(identity.map(|(certificate, key)| ClientIdentity::new(certificate, key)))
         .with_danger_skip_domain_validation(tls.mode != TlsMode::VerifyFull)
-        .with_danger_accept_invalid_certs(matches!(tls.mode, TlsMode::Prefer | TlsMode::Require))
+        .with_danger_accept_invalid_certs(match tls.mode {
+            TlsMode::Require => tls.authorities.is_none(),
+            TlsMode::Prefer => true,
+            TlsMode::Disable | TlsMode::VerifyAuthority | TlsMode::VerifyFull => false,
+        })
 }
 
 /// Makes sure that what the server acknowledges is on its disk.
@@ -465,7 +626,40 @@ fn check_durability(connection: &mut Conn, database: &ServerDatabase) -> anyhow:
 }
 
 fn cannot_use(database: &ServerDatabase, error: &mysql::Error) -> anyhow::Error {
-    server::cannot_use(database, &reason_of(error))
+    server::cannot_use(database, &reason_of(error), hint_of(error))
+}
+
+/// What to do; by the number, as messages come in the server's language.
+fn hint_of(error: &mysql::Error) -> Option<&'static str> {
+    let code = match error {
+        mysql::Error::MySqlError(error) => error.code,
+        mysql::Error::IoError(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Some(server::READ_ONLY_HINT);
+        }
+        _ => return None,
+    };
+    match code {
+        _ if RIGHTS.contains(&code) => Some(server::RIGHTS_HINT),
+        _ if READ_ONLY.contains(&code) => Some(server::READ_ONLY_HINT),
+        TOO_MANY_CONNECTIONS => Some("raise max_connections on the server, or have fewer clients"),
+        NOT_IN_CLUSTER => Some("wait until this node has joined its cluster, or name another node"),
+        _ => None,
+    }
+}
+
+/// Whether the connection went away, or is in an unknown state.
+fn is_connection_lost(error: &mysql::Error) -> bool {
+    match error {
+        mysql::Error::MySqlError(error) => CONNECTION_ENDED.contains(&error.code),
+        mysql::Error::FromRowError(_) | mysql::Error::FromValueError(_) => false,
+        _ => true,
+    }
+}
+
+fn is_timeout(error: &mysql::Error) -> bool {
+    // A socket with a time limit says that it would block.
+    matches!(error, mysql::Error::IoError(error)
+        if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock))
 }
 
 /// What the server says, or why it says nothing.
@@ -479,6 +673,15 @@ fn reason_of(error: &mysql::Error) -> String {
 // Source: MySQL's manual, "Server Error Message Reference".
 const DISK_FULL: [u16; 3] = [1021, 1114, 1026];
 const DEADLOCK: u16 = 1213;
+/// Denied: to this database, at all, this statement, on this table, on this column, for want of a privilege.
+const RIGHTS: [u16; 6] = [1044, 1045, 1142, 1143, 1227, 1370];
+/// The server runs with `--read-only`, the transaction is read-only, the engine is.
+const READ_ONLY: [u16; 3] = [1290, 1792, 1836];
+const TOO_MANY_CONNECTIONS: u16 = 1040;
+/// What a node of a Galera cluster says that is not a part of it at present.
+const NOT_IN_CLUSTER: u16 = 1047;
+/// The server shuts down, the connection was killed, it was idle for too long.
+const CONNECTION_ENDED: [u16; 3] = [1053, 1927, 4031];
 /// Duplicate entry, data too long, incorrect value, out of range, packet too large.
 const OF_THIS_REQUEST: [u16; 5] = [1062, 1406, 1366, 1264, 1153];
 

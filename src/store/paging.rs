@@ -13,15 +13,16 @@ const ROWS_PER_FETCH: usize = 32;
 
 const SELECT_EVENT: &str = "SELECT id, received_at, event_type, event_payload FROM events WHERE id = ?";
 
-/// The events of a page, in the order of their ids.
+/// The events of a page, in the order of their ids; none where the page takes longer than it may, or nobody waits for it
+/// any more.
 ///
 /// # Errors
-/// The server does not answer, the page takes longer than it may, or nobody waits for it any more.
+/// The database's.
 pub fn page<S: Statements>(
     statements: &mut S,
     query: &Query,
     deadline: &ReadDeadline,
-) -> Result<Page, StoreError> {
+) -> Result<Option<Page>, S::Error> {
     let ascending = query.after.is_some();
     let mut next = query.clone();
     let mut page = Page { events: Vec::new(), more: false };
@@ -29,7 +30,7 @@ pub fn page<S: Statements>(
     'fetching: loop {
         let wanted = (query.limit + 1 - page.events.len()).min(ROWS_PER_FETCH);
         let (statement, values) = select(&next, wanted);
-        let rows = statements.query::<4>(&statement, &values).map_err(Into::into)?;
+        let rows = statements.query::<4>(&statement, &values)?;
         let fetched: Vec<StoredEvent> = rows.into_iter().map(event_of).collect();
         let last = fetched.len() < wanted;
         let anchor = fetched.last().map(|event| event.id);
@@ -51,21 +52,26 @@ pub fn page<S: Statements>(
         }
         *(if ascending { &mut next.after } else { &mut next.before }) = anchor;
         if deadline.is_over() {
-            return Err(StoreError::Refused("the query took too long".to_owned()));
+            return Ok(None);
         }
     }
     if !ascending {
         page.events.reverse();
     }
-    Ok(page)
+    Ok(Some(page))
+}
+
+/// What is said of a page that takes longer than it may.
+pub fn took_too_long() -> StoreError {
+    StoreError::Refused("the query took too long".to_owned())
 }
 
 /// One event, if there is one with this id.
 ///
 /// # Errors
 /// The database's.
-pub fn get<S: Statements>(statements: &mut S, id: i64) -> Result<Option<StoredEvent>, StoreError> {
-    let rows = statements.query::<4>(SELECT_EVENT, &[id.into()]).map_err(Into::into)?;
+pub fn get<S: Statements>(statements: &mut S, id: i64) -> Result<Option<StoredEvent>, S::Error> {
+    let rows = statements.query::<4>(SELECT_EVENT, &[id.into()])?;
     Ok(rows.into_iter().next().map(event_of))
 }
 

@@ -3,25 +3,26 @@
 //! A batch is one statement, and so one round trip. It first takes ids from the row of `last_event`, whose lock
 //! it holds until its commit: ids become visible in their order, and idempotency is decided by the database.
 
-use std::collections::{HashMap, HashSet};
-use std::error::Error;
+mod connection;
+mod error;
+mod values;
+
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use postgres::config::SslMode;
-use postgres::error::SqlState;
-use postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
-use postgres::{Client, Config, IsolationLevel, Row, Statement};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::types::ToSql;
 
+use self::connection::{Connection, Purpose, check_session};
+use self::error::{PostgresError, cannot_use};
 use super::StoreOptions;
 use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
 use super::batch::{Batch, KnownKeys};
 use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
 use super::location::ServerDatabase;
-use super::server::{self, CONNECT_TIMEOUT, Encryption, ServerConnection, WRITE_TIME};
-use super::statements::{Statements, Value};
-use super::{outbox, paging, statistics};
+use super::server::{self, READ_REPEATS, ServerConnection, WRITE_TIME};
+use super::statements::Statements;
+use super::{outbox, paging, schema, statistics};
 use crate::core::event::StoredEvent;
 use crate::core::hint::{Hint, hinted};
 use crate::core::query::Query;
@@ -34,8 +35,8 @@ const SCHEMAS: [&str; 3] = [
     include_str!("schema/postgres-3.sql"),
 ];
 
-/// After how long without an answer the network asks whether the server is still there, and how often.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+/// How long a read may take that nobody waits for with a limit of his own.
+const UNLIMITED_READ_TIME: Duration = Duration::from_secs(3600);
 
 /// $1: how many ids, $2: received_at, $3, $4: types and payloads of the events.
 const APPEND: &str = "\
@@ -65,46 +66,102 @@ const APPEND_WITH_KEYS: &str = "\
 const SELECT_KEYS: &str = "\
     SELECT idempotency_key, body_digest, first_id FROM idempotency_keys WHERE idempotency_key = ANY($1)";
 
-/// How long a process that has stopped in the midst of a transaction keeps its locks.
-const STOPPED_TIME: Duration = Duration::from_secs(5);
-
 /// Prepares a database: makes or upgrades its tables.
 ///
 /// # Errors
 /// Why it cannot.
 pub fn prepare(database: &ServerDatabase) -> anyhow::Result<()> {
-    let mut client = connect(database, WRITE_TIME)?;
-    check_encoding(&mut client, database)?;
-    let version = schema_version(&mut client).map_err(|error| cannot_use(database, &error))?;
-    server::check_not_newer(database, version, SCHEMAS.len())?;
-    let upgrade = |client: &mut Client| -> Result<(), postgres::Error> {
-        // Another process that prepares the same database waits, and then sees what this one has made.
-        let mut transaction =
-            client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start()?;
-        transaction.batch_execute("SELECT pg_advisory_xact_lock(hashtext('eventctl_schema'))")?;
-        let version = schema_version(&mut transaction)?;
-        for schema in SCHEMAS.iter().skip(version) {
-            transaction.batch_execute(schema)?;
-        }
-        transaction.batch_execute(&format!("UPDATE eventctl_schema SET version = {}", SCHEMAS.len()))?;
-        transaction.commit()
-    };
-    upgrade(&mut client).map_err(|error| cannot_use(database, &error)).hint(
+    let mut connection = Connection::connect(database, Purpose::Write, WRITE_TIME)?;
+    check_session(&mut connection, database, Purpose::Write)?;
+    let version = look_at(&mut connection, database)?;
+    schema::check_not_too_new(database, version, SCHEMAS.len())?;
+    upgrade(&mut connection).map_err(|error| cannot_use(database, &error)).hint(
         "log in as a user who may create tables in this database, and have no other tables of these names",
     )
 }
 
+/// Another process that prepares the same database waits, and then sees what this one has made.
+fn upgrade(connection: &mut Connection) -> Result<(), PostgresError> {
+    connection.begin()?;
+    connection.run("SELECT pg_advisory_xact_lock(hashtext('eventctl_schema'))")?;
+    let version = schema_version(connection)?;
+    for schema in SCHEMAS.iter().skip(version) {
+        connection.run(schema)?;
+    }
+    if version < SCHEMAS.len() {
+        connection.run(&format!("UPDATE eventctl_schema SET version = {}", SCHEMAS.len()))?;
+    }
+    connection.commit()
+}
+
+/// Sets the limits of a new connection, and sees what there is: the version of the schema.
+fn look_at(connection: &mut Connection, database: &ServerDatabase) -> anyhow::Result<usize> {
+    connection.limit().map_err(|error| cannot_use(database, &error))?;
+    check_encoding(connection, database)?;
+    schema_version(connection).map_err(|error| cannot_use(database, &error))
+}
+
 /// How many of our schemas a database has.
-fn schema_version(client: &mut impl postgres::GenericClient) -> Result<usize, postgres::Error> {
+fn schema_version(connection: &mut Connection) -> Result<usize, PostgresError> {
     // `to_regclass` would answer from a cache, which a wait for an advisory lock does not renew.
     let select = "SELECT EXISTS (SELECT FROM pg_tables \
         WHERE schemaname = ANY (current_schemas(false)) AND tablename = 'eventctl_schema')";
-    let known: bool = client.query_one(select, &[])?.get(0);
+    let known: bool = connection.query_one(select, &[])?.get(0);
     if !known {
         return Ok(0);
     }
-    let version: i32 = client.query_one("SELECT version FROM eventctl_schema", &[])?.get(0);
+    let version: i32 = connection.query_one("SELECT version FROM eventctl_schema", &[])?.get(0);
     Ok(usize::try_from(version).unwrap_or_default())
+}
+
+/// Connects to a database that is prepared.
+fn open(
+    database: &ServerDatabase,
+    purpose: Purpose,
+    time_limit: Duration,
+    options: StoreOptions,
+    is_first: bool,
+) -> anyhow::Result<Connection> {
+    let mut connection = Connection::connect(database, purpose, time_limit)?;
+    if is_first {
+        check_session(&mut connection, database, purpose)?;
+    }
+    let version = look_at(&mut connection, database)?;
+    server::check_prepared(database, version, SCHEMAS.len())?;
+    if !options.weak_durability {
+        check_durability(&mut connection, database)?;
+    }
+    Ok(connection)
+}
+
+fn check_encoding(connection: &mut Connection, database: &ServerDatabase) -> anyhow::Result<()> {
+    let encoding = connection.text("SHOW server_encoding").map_err(|error| cannot_use(database, &error))?;
+    if encoding != "UTF8" {
+        let problem = format!("cannot use `{database}`: its encoding is {encoding}, not UTF8");
+        return Err(hinted(problem, "create the database WITH ENCODING 'UTF8' TEMPLATE template0"));
+    }
+    Ok(())
+}
+
+/// Makes sure that what the server acknowledges is on its disk, and on those of the standbys that it is to wait for.
+fn check_durability(connection: &mut Connection, database: &ServerDatabase) -> anyhow::Result<()> {
+    let mut value = |setting: &str| {
+        connection.text(&format!("SHOW {setting}")).map_err(|error| cannot_use(database, &error))
+    };
+    for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
+        if value(setting)? == "off" {
+            return Err(server::weak_durability(database, setting, "off", "on"));
+        }
+    }
+    if value("synchronous_commit")? == "local" && !value("synchronous_standby_names")?.is_empty() {
+        return Err(server::weak_durability(
+            database,
+            "synchronous_commit",
+            "local beside synchronous_standby_names",
+            "on",
+        ));
+    }
+    Ok(())
 }
 
 /// The one connection of this process that writes.
@@ -121,9 +178,17 @@ impl PostgresBackend {
     /// # Errors
     /// Why it cannot be used, and what to do.
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<PostgresBackend> {
-        let mut connection = Connection::open(database, WRITE_TIME, options)?;
+        PostgresBackend::open_again(database, options, true)
+    }
+
+    fn open_again(
+        database: &ServerDatabase,
+        options: StoreOptions,
+        is_first: bool,
+    ) -> anyhow::Result<PostgresBackend> {
+        let mut connection = open(database, Purpose::Write, WRITE_TIME, options, is_first)?;
         for check in server::checks_of(options) {
-            connection.client.batch_execute(check).map_err(|error| cannot_use(database, &error))?;
+            connection.run(check).map_err(|error| cannot_use(database, &error))?;
         }
         Ok(PostgresBackend { connection, last_use: Instant::now(), database: database.clone(), options })
     }
@@ -133,7 +198,7 @@ impl PostgresBackend {
         &mut self,
         batch: &Batch<'_>,
         received_at: Timestamp,
-    ) -> Result<(i64, KnownKeys), postgres::Error> {
+    ) -> Result<(i64, KnownKeys), PostgresError> {
         let count = batch.events.len() as i64;
         let received_at = received_at.as_microseconds();
         let types: Vec<&str> = batch.events.iter().map(|(_, event)| event.event_type()).collect();
@@ -159,7 +224,7 @@ impl PostgresBackend {
         Ok((before, known))
     }
 
-    fn known_keys(&mut self, keys: &[&str]) -> Result<KnownKeys, postgres::Error> {
+    fn known_keys(&mut self, keys: &[&str]) -> Result<KnownKeys, PostgresError> {
         let rows = self.connection.query(SELECT_KEYS, &[&keys])?;
         Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
     }
@@ -174,16 +239,12 @@ impl Database for PostgresBackend {
 
     fn transact<T>(
         &mut self,
-        transaction: impl FnMut(&mut PostgresBackend) -> Result<T, postgres::Error>,
+        transaction: impl FnMut(&mut PostgresBackend) -> Result<T, PostgresError>,
     ) -> Result<T, StoreError> {
         server::transact(self, transaction)
     }
 
-    fn store(
-        &mut self,
-        appends: &[&Append],
-        received_at: Timestamp,
-    ) -> Result<Vec<Outcome>, postgres::Error> {
+    fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, PostgresError> {
         let batch = Batch::of(appends);
         let has_deliveries = batch.has_deliveries();
         if has_deliveries {
@@ -191,9 +252,8 @@ impl Database for PostgresBackend {
         }
         let (before, known) = self.insert(&batch, received_at)?;
         if has_deliveries {
-            for (event_id, delivery) in batch.deliveries(before, &known) {
-                outbox::insert(&mut self.connection, event_id, delivery, received_at)?;
-            }
+            let deliveries: Vec<_> = batch.deliveries(before, &known).collect();
+            outbox::insert(&mut self.connection, &deliveries, received_at)?;
             self.connection.commit()?;
         }
         Ok(batch.outcomes(before, &known))
@@ -216,22 +276,29 @@ impl ServerConnection for PostgresBackend {
     }
 
     fn is_alive(&mut self) -> bool {
-        self.connection.client.is_valid(CONNECT_TIMEOUT).is_ok()
+        self.connection.is_alive()
     }
 
     fn reconnect(&mut self) -> Result<(), StoreError> {
-        *self = PostgresBackend::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
+        *self = PostgresBackend::open_again(&self.database, self.options, false)
+            .map_err(StoreError::cannot_open)?;
         Ok(())
     }
 
-    fn roll_back(&mut self) -> Result<(), postgres::Error> {
-        self.connection.client.batch_execute("ROLLBACK")
+    fn roll_back(&mut self) -> Result<(), PostgresError> {
+        self.connection.run("ROLLBACK")
     }
 
-    fn is_conflict(error: &postgres::Error) -> bool {
-        error.code().is_some_and(|code| {
-            *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
-        })
+    fn is_lost(&self) -> bool {
+        self.connection.is_lost()
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.connection.has_ended()
+    }
+
+    fn is_conflict(error: &PostgresError) -> bool {
+        error.is_conflict()
     }
 }
 
@@ -249,21 +316,52 @@ impl PostgresReader {
     /// # Errors
     /// Why it cannot be used, and what to do.
     pub fn open(database: &ServerDatabase, options: StoreOptions) -> anyhow::Result<PostgresReader> {
-        let connection =
-            Connection::open(database, options.read_time.unwrap_or_default(), options.for_reading())?;
-        let cancellation = Cancellation::default();
-        Ok(PostgresReader { connection, database: database.clone(), options, cancellation })
+        // A limited read is one of a process that writes too, and has looked already.
+        let connection = connect_reader(database, options, options.read_time.is_none())?;
+        let (database, cancellation) = (database.clone(), Cancellation::default());
+        Ok(PostgresReader { connection, database, options, cancellation })
     }
 
-    /// Connects anew where the connection was lost: a reader that waits for long outlives servers.
-    fn connected(&mut self) -> Result<&mut Connection, StoreError> {
-        if self.connection.client.is_closed() {
-            let fresh =
-                PostgresReader::open(&self.database, self.options).map_err(StoreError::cannot_open)?;
-            *self = PostgresReader { cancellation: self.cancellation.clone(), ..fresh };
+    /// Reads. Where the connection turns out to be lost, which was idle or whose server has gone, the read is repeated
+    /// on a new one; and where the server broke the read off for the sake of replication, it is repeated too.
+    fn reading<T>(
+        &mut self,
+        mut read: impl FnMut(&mut Connection) -> Result<T, PostgresError>,
+    ) -> Result<T, StoreError> {
+        let mut is_new = false;
+        let mut conflicts = 0;
+        loop {
+            if self.connection.is_lost() {
+                self.connection =
+                    connect_reader(&self.database, self.options, false).map_err(StoreError::cannot_open)?;
+                is_new = true;
+            }
+            let error = match read(&mut self.connection) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if error.is_connection_lost() {
+                self.connection.give_up();
+                if !std::mem::replace(&mut is_new, true) {
+                    continue;
+                }
+            }
+            conflicts += 1;
+            if !error.is_conflict() || conflicts > READ_REPEATS {
+                return Err(error.into());
+            }
+            server::pause_after_conflict(conflicts);
         }
-        Ok(&mut self.connection)
     }
+}
+
+fn connect_reader(
+    database: &ServerDatabase,
+    options: StoreOptions,
+    is_first: bool,
+) -> anyhow::Result<Connection> {
+    let time_limit = options.read_time.unwrap_or(UNLIMITED_READ_TIME);
+    open(database, Purpose::Read, time_limit, options.for_reading(), is_first)
 }
 
 impl Reader for PostgresReader {
@@ -273,263 +371,34 @@ impl Reader for PostgresReader {
 
     fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
         let deadline = ReadDeadline::start(self.options.read_time, &self.cancellation);
-        paging::page(self.connected()?, query, &deadline)
+        self.reading(|connection| paging::page(connection, query, &deadline))?
+            .ok_or_else(paging::took_too_long)
     }
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
-        paging::get(self.connected()?, id)
+        self.reading(|connection| paging::get(connection, id))
     }
 
     fn statistics(&mut self, query: &Query) -> Result<Statistics, StoreError> {
-        Ok(statistics::statistics(self.connected()?, query)?)
+        self.reading(|connection| statistics::statistics(connection, query))
     }
 
     fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {
-        Ok(outbox::newest(self.connected()?, limit)?)
+        self.reading(|connection| outbox::newest(connection, limit))
     }
 
     fn open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
-        Ok(outbox::open(self.connected()?)?)
+        self.reading(outbox::open)
     }
 
     fn size(&mut self) -> Result<StoreSize, StoreError> {
-        let row = self.connected()?.query_one("SELECT pg_database_size(current_database())", &[])?;
-        Ok(StoreSize { database_bytes: row.get(0), log_bytes: None })
+        let select = "SELECT pg_database_size(current_database())";
+        let database_bytes =
+            self.reading(|connection| Ok(connection.query_one(select, &[])?.try_get(0)?))?;
+        Ok(StoreSize { database_bytes, log_bytes: None })
     }
 
     fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {
-        Ok(outbox::is_delivered(self.connected()?, event_id)?)
-    }
-}
-
-impl Statements for Connection {
-    type Error = postgres::Error;
-
-    const FOR_UPDATE: &'static str = " FOR UPDATE";
-
-    fn begin(&mut self) -> Result<(), postgres::Error> {
-        self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-    }
-
-    fn commit(&mut self) -> Result<(), postgres::Error> {
-        self.client.batch_execute("COMMIT")
-    }
-
-    fn execute(&mut self, statement: &str, values: &[Value]) -> Result<(), postgres::Error> {
-        Connection::execute(self, statement, &by_reference(values)).map(drop)
-    }
-
-    fn query<const COLUMNS: usize>(
-        &mut self,
-        statement: &str,
-        values: &[Value],
-    ) -> Result<Vec<[Value; COLUMNS]>, postgres::Error> {
-        let rows = Connection::query(self, statement, &by_reference(values))?;
-        let row = |row: &Row| -> Result<[Value; COLUMNS], postgres::Error> {
-            let mut values = [const { Value::Null }; COLUMNS];
-            for (column, value) in values.iter_mut().enumerate() {
-                *value = row.try_get(column)?;
-            }
-            Ok(values)
-        };
-        rows.iter().map(row).collect()
-    }
-}
-
-/// The statement with its values numbered, as PostgreSQL has them.
-fn numbered(statement: &str) -> String {
-    let mut parts = statement.split('?');
-    let mut numbered = parts.next().unwrap_or_default().to_owned();
-    for (position, part) in parts.enumerate() {
-        numbered.push_str(&format!("${}{part}", position + 1));
-    }
-    numbered
-}
-
-fn by_reference(values: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
-    values.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
-}
-
-impl ToSql for Value {
-    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        match self {
-            Value::Null => Ok(IsNull::Yes),
-            Value::Number(number) => number.to_sql(kind, out),
-            Value::Text(text) => text.to_sql(kind, out),
-            Value::Bytes(bytes) => bytes.to_sql(kind, out),
-        }
-    }
-
-    fn accepts(kind: &Type) -> bool {
-        <i64 as ToSql>::accepts(kind) || <String as ToSql>::accepts(kind) || <Vec<u8> as ToSql>::accepts(kind)
-    }
-
-    to_sql_checked!();
-}
-
-impl<'a> FromSql<'a> for Value {
-    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Value, Box<dyn Error + Sync + Send>> {
-        if <i64 as FromSql>::accepts(kind) {
-            return i64::from_sql(kind, raw).map(Value::Number);
-        }
-        // What a function gives, such as `octet_length`.
-        if <i32 as FromSql>::accepts(kind) {
-            return i32::from_sql(kind, raw).map(|number| Value::Number(number.into()));
-        }
-        if <Vec<u8> as FromSql>::accepts(kind) {
-            return Vec::from_sql(kind, raw).map(Value::Bytes);
-        }
-        String::from_sql(kind, raw).map(Value::Text)
-    }
-
-    fn from_sql_null(_: &Type) -> Result<Value, Box<dyn Error + Sync + Send>> {
-        Ok(Value::Null)
-    }
-
-    fn accepts(kind: &Type) -> bool {
-        <i64 as FromSql>::accepts(kind)
-            || <i32 as FromSql>::accepts(kind)
-            || <Vec<u8> as FromSql>::accepts(kind)
-            || <String as FromSql>::accepts(kind)
-    }
-}
-
-/// A connection with the statements that it has prepared.
-pub struct Connection {
-    client: Client,
-    statements: HashMap<String, Statement>,
-}
-
-impl Connection {
-    fn open(
-        database: &ServerDatabase,
-        time_limit: Duration,
-        options: StoreOptions,
-    ) -> anyhow::Result<Connection> {
-        let mut client = connect(database, time_limit)?;
-        check_encoding(&mut client, database)?;
-        let version = schema_version(&mut client).map_err(|error| cannot_use(database, &error))?;
-        server::check_prepared(database, version, SCHEMAS.len())?;
-        if !options.weak_durability {
-            check_durability(&mut client, database)?;
-        }
-        Ok(Connection { client, statements: HashMap::new() })
-    }
-
-    fn prepared(&mut self, statement: &str) -> Result<Statement, postgres::Error> {
-        if let Some(prepared) = self.statements.get(statement) {
-            return Ok(prepared.clone());
-        }
-        let prepared = self.client.prepare(&numbered(statement))?;
-        self.statements.insert(statement.to_owned(), prepared.clone());
-        Ok(prepared)
-    }
-
-    fn query_one(&mut self, statement: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Row, postgres::Error> {
-        let prepared = self.prepared(statement)?;
-        self.client.query_one(&prepared, values)
-    }
-
-    fn query(
-        &mut self,
-        statement: &str,
-        values: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, postgres::Error> {
-        let prepared = self.prepared(statement)?;
-        self.client.query(&prepared, values)
-    }
-
-    fn execute(&mut self, statement: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, postgres::Error> {
-        let prepared = self.prepared(statement)?;
-        self.client.execute(&prepared, values)
-    }
-}
-
-fn connect(database: &ServerDatabase, time_limit: Duration) -> anyhow::Result<Client> {
-    let mut config = Config::new();
-    config
-        .host(&database.host)
-        .dbname(&database.database)
-        .application_name("eventctl")
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_user_timeout(WRITE_TIME)
-        .keepalives_idle(KEEPALIVE)
-        .keepalives_interval(KEEPALIVE)
-        .keepalives_retries(3)
-        .options(&format!(
-            "-c statement_timeout={} -c idle_in_transaction_session_timeout={}",
-            time_limit.as_millis(),
-            STOPPED_TIME.as_millis()
-        ))
-        .ssl_mode(match server::encryption(database) {
-            Encryption::Never => SslMode::Disable,
-            Encryption::IfPossible => SslMode::Prefer,
-            Encryption::Always => SslMode::Require,
-        });
-    if let Some(port) = database.port {
-        config.port(port);
-    }
-    let user =
-        database.user.clone().or_else(|| std::env::var("PGUSER").ok()).or_else(|| std::env::var("USER").ok());
-    config.user(&user.unwrap_or_else(|| "postgres".to_owned()));
-    if let Some(password) = database.postgres_password()? {
-        config.password(password.expose());
-    }
-    let tls = MakeRustlsConnect::new(server::tls_config(database)?);
-    config.connect(tls).map_err(|error| {
-        let reason = reason_of(&error);
-        let hint =
-            "check host, port, user, database and password (PGPASSWORD, PGPASSFILE) of --db, and sslmode";
-        hinted(format!("cannot connect to `{database}`: {reason}"), hint)
-    })
-}
-
-fn check_encoding(client: &mut Client, database: &ServerDatabase) -> anyhow::Result<()> {
-    let row = client.query_one("SHOW server_encoding", &[]).map_err(|error| cannot_use(database, &error))?;
-    let encoding: String = row.get(0);
-    if encoding != "UTF8" {
-        let problem = format!("cannot use `{database}`: its encoding is {encoding}, not UTF8");
-        return Err(hinted(problem, "create the database WITH ENCODING 'UTF8' TEMPLATE template0"));
-    }
-    Ok(())
-}
-
-/// Makes sure that what the server acknowledges is on its disk.
-fn check_durability(client: &mut Client, database: &ServerDatabase) -> anyhow::Result<()> {
-    for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
-        let row = client
-            .query_one(&format!("SHOW {setting}"), &[])
-            .map_err(|error| cannot_use(database, &error))?;
-        let value: String = row.get(0);
-        if value == "off" {
-            return Err(server::weak_durability(database, setting, &value, "on"));
-        }
-    }
-    Ok(())
-}
-
-fn cannot_use(database: &ServerDatabase, error: &postgres::Error) -> anyhow::Error {
-    server::cannot_use(database, &reason_of(error))
-}
-
-/// What the server says, or why it says nothing; never the values of a statement.
-fn reason_of(error: &postgres::Error) -> String {
-    match (error.as_db_error(), error.source()) {
-        (Some(error), _) => error.message().to_owned(),
-        (None, Some(source)) => format!("{error}: {source}"),
-        (None, None) => error.to_string(),
-    }
-}
-
-impl From<postgres::Error> for StoreError {
-    fn from(error: postgres::Error) -> StoreError {
-        let reason = reason_of(&error);
-        let Some(code) = error.code().map(SqlState::code) else { return StoreError::Unavailable(reason) };
-        match code {
-            _ if code == SqlState::DISK_FULL.code() => StoreError::Full(reason),
-            // Data exceptions and integrity violations: this request, and no other.
-            _ if code.starts_with("22") || code.starts_with("23") => StoreError::Refused(reason),
-            _ => StoreError::Unavailable(reason),
-        }
+        self.reading(|connection| outbox::is_delivered(connection, event_id))
     }
 }

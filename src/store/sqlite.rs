@@ -237,6 +237,7 @@ impl Database for SqliteBackend {
         let first_new_id = next_id;
         let mut outcomes = Vec::with_capacity(appends.len());
         let mut events = Vec::with_capacity(appends.len());
+        let mut all_deliveries = Vec::new();
         for append in appends {
             if let Some(outcome) = self.outcome_of_key(append)? {
                 outcomes.push(outcome);
@@ -244,17 +245,12 @@ impl Database for SqliteBackend {
             }
             self.remember_key(append, next_id)?;
             outcomes.push(Outcome::Stored { first_id: next_id, repeated: false });
-            for delivery in &append.deliveries {
-                outbox::insert(
-                    &mut self.connection,
-                    next_id + delivery.position as i64,
-                    delivery,
-                    received_at,
-                )?;
-            }
+            let deliveries = append.deliveries.iter();
+            all_deliveries.extend(deliveries.map(|delivery| (next_id + delivery.position as i64, delivery)));
             events.extend(&append.events);
             next_id += append.events.len() as i64;
         }
+        outbox::insert(&mut self.connection, &all_deliveries, received_at)?;
         self.insert(&events, first_new_id, received_at)?;
         self.connection.commit()?;
         Ok(outcomes)

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::ServerDatabase;
+use super::{ServerAddress, ServerDatabase};
 use crate::core::secret::{Secret, read_private};
 
 impl ServerDatabase {
@@ -13,14 +13,14 @@ impl ServerDatabase {
     ///
     /// # Errors
     /// The file cannot be used.
-    pub fn postgres_password(&self) -> anyhow::Result<Option<Secret>> {
-        if let Some(password) = self.password.clone().or_else(|| secret_of("PGPASSWORD")) {
+    pub fn postgres_password(&self, address: &ServerAddress) -> anyhow::Result<Option<Secret>> {
+        if let Some(password) = self.password().cloned().or_else(|| secret_of("PGPASSWORD")) {
             return Ok(Some(password));
         }
         let file = env::var_os("PGPASSFILE").map(PathBuf::from).or_else(|| in_home(".pgpass"));
         let Some(lines) = read_if_there(file.as_deref())? else { return Ok(None) };
-        let host = if self.is_local_socket() { "localhost" } else { &self.host };
-        let port = self.port.unwrap_or(5432).to_string();
+        let host = if address.is_local_socket() { "localhost" } else { &address.host };
+        let port = address.port.unwrap_or(5432).to_string();
         let wanted = [host, &port, &self.database, self.user.as_deref().unwrap_or_default()];
         Ok(lines.lines().find_map(|line| pgpass_password(line, wanted)))
     }
@@ -30,7 +30,7 @@ impl ServerDatabase {
     /// # Errors
     /// The file cannot be used.
     pub fn mysql_password(&self) -> anyhow::Result<Option<Secret>> {
-        if let Some(password) = self.password.clone().or_else(|| secret_of("MYSQL_PWD")) {
+        if let Some(password) = self.password().cloned().or_else(|| secret_of("MYSQL_PWD")) {
             return Ok(Some(password));
         }
         let Some(lines) = read_if_there(in_home(".my.cnf").as_deref())? else { return Ok(None) };

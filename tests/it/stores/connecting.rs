@@ -65,7 +65,10 @@ fn a_server_that_cannot_be_reached_is_named(store: &TestStore) {
         let mut with_password: url::Url = url.parse().unwrap();
         with_password.set_password(Some("s3cret")).unwrap();
         for subcommand in ["init-db", "consume", "tail"] {
-            let (error, hint) = store.refusal(subcommand, with_password.as_str());
+            let mut command = store.command_at(subcommand, with_password.as_str());
+            // As long as it takes to see that it tries again.
+            let (error, hint) =
+                refusal_of(command.env("EVENTCTL_STORE_TIMEOUT", "10ms").env("RUST_LOG", "error"), 1);
             assert!(error.starts_with(&format!("cannot connect to `{url}`: ")), "{error}");
             assert!(error.contains(reason), "{error}");
             assert!(hint.starts_with("check host, port, user, database and password"), "{hint}");
@@ -100,7 +103,9 @@ fn an_unknown_authority_is_refused(store: &TestStore) {
     store.prepare();
     Authority::new("another").write(store.path(), "another");
     let another = Some("another.pem");
-    for (mode, authority) in [("verify-ca", another), ("verify-full", another), ("verify-full", None)] {
+    for (mode, authority) in
+        [("require", another), ("verify-ca", another), ("verify-full", another), ("verify-full", None)]
+    {
         let url = encrypted(store, &store.url, mode, authority);
         let (error, hint) = store.refusal("tail", &url);
         assert!(error.starts_with(&format!("cannot connect to `{url}`: ")), "{error}");
