@@ -19,6 +19,7 @@ use crate::alert::{AlertSettings, Channel, Channels, MailEncryption, MailSetting
 use crate::client::Reach;
 use crate::core::event::HEALTH_ALERT;
 use crate::core::glob::Glob;
+use crate::core::network::{ListenAddress, TrustedProxy};
 use crate::core::origin::{HostName, Origin};
 use crate::core::secret::Secret;
 use crate::core::timestamp::{LocalTimestamp, parse_duration, parse_positive_duration};
@@ -135,9 +136,21 @@ pub struct ConsumeOptions {
     #[arg(long, env = "APP_PORT", default_value_t = 8000, value_parser = parse_port)]
     pub port: u16,
 
-    /// Address to listen on
+    /// Address to listen on; localhost is both 127.0.0.1 and ::1
     #[arg(long, env = "APP_HOST", default_value = "127.0.0.1")]
     pub host: String,
+
+    /// Listen here instead of at --host and --port, repeatable: HOST:PORT, or
+    /// unix:PATH for a socket that owner and group may connect to
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub listen: Vec<ListenAddress>,
+
+    /// Believe what this proxy says in Forwarded or X-Forwarded-For of who its
+    /// clients are, repeatable: an address, a network such as 10.0.0.0/8, or unix for
+    /// those that connect to a Unix socket. Its connections are not limited by
+    /// --max-connections-per-address
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_proxy: Vec<TrustedProxy>,
 
     /// Store: a path or sqlite:///FILE, made if there is none; or
     /// postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE, prepared by

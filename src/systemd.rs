@@ -1,12 +1,55 @@
-//! What a service tells systemd, where it runs under it: `sd_notify(3)`.
+//! What a service tells systemd, where it runs under it, and what it gets from it: `sd_notify(3)`, `sd_listen_fds(3)`.
 
 use std::env;
 use std::io;
-use std::os::unix::net::UnixDatagram;
+use std::net::TcpListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Duration;
 
+use anyhow::Context;
+use listenfd::ListenFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
+
+use crate::core::hint::Hint;
+
+/// A socket that systemd listens on until the service does.
+pub enum Socket {
+    /// `ListenStream=` with an address.
+    Tcp(TcpListener),
+    /// `ListenStream=` with a path.
+    Unix(UnixListener),
+}
+
+/// The sockets that systemd has opened for this process.
+///
+/// # Errors
+/// One is none that can be listened on.
+pub fn sockets() -> anyhow::Result<Vec<Socket>> {
+    // The package takes a missing one for ours; `sd_listen_fds` does not.
+    if env::var("LISTEN_PID").map_or(true, |process| process.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let mut passed = ListenFd::from_env();
+    let count = passed.len();
+    let take = |index| {
+        let socket = match passed.take_tcp_listener(index) {
+            Ok(listener) => listener.map(Socket::Tcp),
+            Err(_) => passed.take_unix_listener(index)?.map(Socket::Unix),
+        };
+        match &socket {
+            Some(Socket::Tcp(listener)) => listener.set_nonblocking(true)?,
+            Some(Socket::Unix(listener)) => listener.set_nonblocking(true)?,
+            None => {}
+        }
+        Ok(socket)
+    };
+    let sockets: io::Result<Vec<Option<Socket>>> = (0..count).map(take).collect();
+    let sockets = sockets
+        .context("cannot listen on a socket that systemd has opened")
+        .hint("give the socket unit ListenStream= and Accept=no, and nothing else to pass on")?;
+    Ok(sockets.into_iter().flatten().collect())
+}
 
 /// The line to systemd; without one, all that is said is said to nobody.
 pub struct Supervisor {

@@ -13,8 +13,8 @@ use crate::core::secret::Secret;
 pub enum Grant {
     /// A name and a password in the body.
     Password(Credentials),
-    /// A name and a password as HTTP Basic.
-    ClientCredentials(Credentials),
+    /// A name and a password as HTTP Basic, in each way that they can be read.
+    ClientCredentials(Vec<Credentials>),
     /// A refresh token that was given before.
     RefreshToken(Secret),
 }
@@ -38,15 +38,23 @@ impl Grant {
         if form.get("scope").is_some() {
             return Err(GrantError::InvalidScope);
         }
-        match form.required("grant_type", "the grant_type is missing")? {
+        let grant_type = match form.get("grant_type") {
+            // Clients that know of no other grant leave its type out.
+            None if form.get("username").is_some() && form.get("password").is_some() => "password",
+            _ => form.required("grant_type", "the grant_type is missing")?,
+        };
+        match grant_type {
             "password" => {
                 let username = form.required("username", "the username is missing")?.to_owned();
                 let password = secret(form.required("password", "the password is missing")?);
                 Ok(Grant::Password(Credentials { username, password }))
             }
             "client_credentials" => {
-                let credentials = authorization.and_then(basic_credentials);
-                credentials.map(Grant::ClientCredentials).ok_or(GrantError::InvalidClient)
+                let readings = authorization.map_or_else(Vec::new, basic_credentials);
+                if readings.is_empty() {
+                    return Err(GrantError::InvalidClient);
+                }
+                Ok(Grant::ClientCredentials(readings))
             }
             "refresh_token" => {
                 let token = form.required("refresh_token", "the refresh_token is missing")?;
@@ -81,17 +89,23 @@ impl Form<'_> {
     }
 }
 
-/// RFC 7617; both parts are form-encoded inside (RFC 6749, section 2.3.1).
-fn basic_credentials(authorization: &str) -> Option<Credentials> {
-    let (scheme, encoded) = authorization.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (username, password) = decoded.split_once(':')?;
-    let username = form_decoded(username);
-    let password = form_decoded(password).parse().ok()?;
-    Some(Credentials { username, password })
+/// RFC 7617. Both parts are form-encoded inside (RFC 6749, section 2.3.1), but common clients leave them as they are:
+/// where that makes a difference, there are two readings.
+fn basic_credentials(authorization: &str) -> Vec<Credentials> {
+    let decode = || {
+        let (scheme, encoded) = authorization.split_once(' ')?;
+        let is_basic = scheme.eq_ignore_ascii_case("basic");
+        let decoded = STANDARD.decode(encoded.trim()).ok().filter(|_| is_basic)?;
+        let (username, password) = str::from_utf8(&decoded).ok()?.split_once(':')?;
+        Some((username.to_owned(), password.to_owned()))
+    };
+    let Some((username, password)) = decode() else { return Vec::new() };
+    let form_encoded = (form_decoded(&username), form_decoded(&password));
+    let as_it_is = Some((username, password)).filter(|as_it_is| *as_it_is != form_encoded);
+    let readings = [Some(form_encoded), as_it_is].into_iter().flatten();
+    let credentials =
+        readings.map(|(username, password)| Some(Credentials { username, password: password.parse().ok()? }));
+    credentials.flatten().collect()
 }
 
 /// The separators of a form stand for themselves here.
@@ -102,4 +116,37 @@ fn form_decoded(text: &str) -> String {
 
 fn secret(text: &str) -> Secret {
     text.parse().expect("a parameter without a value counts as omitted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readings_of(credentials: &str) -> Vec<(String, String)> {
+        let readings = basic_credentials(&format!("Basic {}", STANDARD.encode(credentials)));
+        let shown = readings.into_iter();
+        shown.map(|reading| (reading.username, reading.password.expose().to_owned())).collect()
+    }
+
+    #[test]
+    fn basic_credentials_are_read_as_they_are_and_form_decoded() {
+        let pair = |username: &str, password: &str| (username.to_owned(), password.to_owned());
+        assert_eq!(readings_of("ada:a b&c=d"), [pair("ada", "a b&c=d")]);
+        assert_eq!(readings_of("ada:a+b"), [pair("ada", "a b"), pair("ada", "a+b")]);
+        assert_eq!(readings_of("ada:a%2Bb"), [pair("ada", "a+b"), pair("ada", "a%2Bb")]);
+        assert_eq!(readings_of("a+da:x:y"), [pair("a da", "x:y"), pair("a+da", "x:y")]);
+        assert_eq!(readings_of("ada:100%"), [pair("ada", "100%")]);
+        assert_eq!(readings_of("ada:"), []);
+        assert_eq!(readings_of("ada"), []);
+    }
+
+    #[test]
+    fn a_name_and_a_password_without_a_grant_type_are_a_login() {
+        let parse = |form: &str| Grant::parse(form.as_bytes(), None);
+        assert!(matches!(parse("username=ada&password=x"), Ok(Grant::Password(_))));
+        assert!(matches!(parse("grant_type=&username=ada&password=x"), Ok(Grant::Password(_))));
+        for form in ["", "username=ada", "password=x", "username=ada&password=", "refresh_token=x"] {
+            assert!(matches!(parse(form), Err(GrantError::InvalidRequest(_))), "{form}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use super::access_token::{ACCESS_TOKEN_LIFETIME, InvalidToken, SigningKeys};
 use super::grant::{Credentials, Grant};
 use super::password::PasswordChecker;
 use super::rate_limit::RateLimit;
+use super::recent_logins::RecentLogins;
 use super::{digest_of, random};
 use crate::core::network::network_of;
 use crate::core::secret::Secret;
@@ -31,8 +32,18 @@ pub struct Issuer {
     refresh_tokens: Hmac<Sha256>,
     keys: SigningKeys,
     store: Store,
-    names: RateLimit<[u8; 32]>,
+    logins: RateLimit<LoginKey>,
     networks: RateLimit<IpAddr>,
+    recent_logins: RecentLogins,
+}
+
+/// Who shares the attempts to log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum LoginKey {
+    /// All who use a name, known by its digest.
+    Name([u8; 32]),
+    /// Those who use the name that there is, where it has logged in lately.
+    Network(IpAddr),
 }
 
 /// What a client gets (RFC 6749, section 5.1).
@@ -82,8 +93,9 @@ impl Issuer {
             refresh_tokens: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"),
             keys,
             store,
-            names: RateLimit::new(),
+            logins: RateLimit::new(),
             networks: RateLimit::new(),
+            recent_logins: RecentLogins::default(),
         })
     }
 
@@ -95,18 +107,19 @@ impl Issuer {
         self.keys.verify(token, &self.username, now)
     }
 
-    /// Gives tokens to a client at an address.
+    /// Gives tokens to a client at an address, or to one that has none: those are not taken for one another.
     ///
     /// # Errors
     /// Why it gets none.
-    pub async fn grant(&self, grant: Grant, address: IpAddr) -> Result<Tokens, GrantError> {
-        let network = network_of(address);
+    pub async fn grant(&self, grant: Grant, address: Option<IpAddr>) -> Result<Tokens, GrantError> {
+        let network = address.map(network_of);
         let now = Instant::now();
-        self.networks.take(network, now).map_err(GrantError::TooManyAttempts)?;
+        let attempt = network.map(|network| self.networks.take(network, now)).transpose();
+        let attempt = attempt.map_err(GrantError::TooManyAttempts)?;
         let granted = match grant {
-            Grant::Password(credentials) => self.log_in(credentials, true, now).await,
-            Grant::ClientCredentials(credentials) => {
-                self.log_in(credentials, false, now).await.map_err(|error| match error {
+            Grant::Password(credentials) => self.log_in(vec![credentials], true, network, now).await,
+            Grant::ClientCredentials(readings) => {
+                self.log_in(readings, false, network, now).await.map_err(|error| match error {
                     GrantError::InvalidGrant(_) => GrantError::InvalidClient,
                     error => error,
                 })
@@ -117,29 +130,43 @@ impl Issuer {
             use GrantError::{InvalidClient, InvalidGrant, RefreshTokenReused};
             matches!(error, InvalidGrant(_) | RefreshTokenReused | InvalidClient)
         };
-        if !granted.as_ref().is_err_and(wrong) {
-            self.networks.give_back(network);
+        match (&granted, attempt, network) {
+            (Ok(_), _, Some(network)) => self.recent_logins.note(network, now),
+            (Err(error), Some(attempt), _) if wrong(error) => attempt.was_wrong(),
+            _ => {}
         }
         granted
     }
 
+    /// `readings` are the same name and password, as they can be read; there is at least one.
     async fn log_in(
         &self,
-        credentials: Credentials,
+        readings: Vec<Credentials>,
         with_refresh_token: bool,
+        network: Option<IpAddr>,
         now: Instant,
     ) -> Result<Tokens, GrantError> {
-        let name = digest_of(&credentials.username);
-        self.names.take(name, now).map_err(GrantError::TooManyAttempts)?;
-        let checked = self.passwords.check(credentials).await;
-        if !matches!(checked, Ok(false)) {
-            self.names.give_back(name);
-        }
-        if !checked.map_err(|_| GrantError::Busy)? {
+        let key = self.login_key(&readings, network, now);
+        let attempt = self.logins.take(key, now).map_err(GrantError::TooManyAttempts)?;
+        if !self.passwords.check(readings).await.map_err(|_| GrantError::Busy)? {
+            attempt.was_wrong();
             return Err(GrantError::InvalidGrant("name or password is wrong"));
         }
+        drop(attempt);
         let refresh_token = if with_refresh_token { Some(self.first_refresh_token().await?) } else { None };
         self.tokens(refresh_token)
+    }
+
+    /// Whose attempts a login is one of: who guesses from elsewhere must not use up those of the name's owner.
+    fn login_key(&self, readings: &[Credentials], network: Option<IpAddr>, now: Instant) -> LoginKey {
+        let own = digest_of(&self.username);
+        let mut names = readings.iter().map(|reading| digest_of(&reading.username));
+        let first = names.next().unwrap_or_default();
+        let name = if names.any(|name| name == own) { own } else { first };
+        match network.filter(|network| name == own && self.recent_logins.include(*network, now)) {
+            Some(network) => LoginKey::Network(network),
+            None => LoginKey::Name(name),
+        }
     }
 
     async fn first_refresh_token(&self) -> Result<String, GrantError> {

@@ -6,6 +6,7 @@ pub mod grant;
 mod issuer;
 mod password;
 mod rate_limit;
+mod recent_logins;
 
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use sha2::{Digest, Sha256};

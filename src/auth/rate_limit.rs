@@ -28,11 +28,11 @@ impl<K: Copy + Eq + Hash> RateLimit<K> {
         RateLimit { recovered_at: Mutex::new(HashMap::new()) }
     }
 
-    /// Counts an attempt.
+    /// Counts an attempt, until it shows not to be a wrong guess.
     ///
     /// # Errors
     /// There are too many: how long to wait.
-    pub fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
+    pub fn take(&self, key: K, now: Instant) -> Result<Attempt<'_, K>, Duration> {
         let mut table = self.lock();
         let recovered_at = table.get(&key).copied().unwrap_or(now).max(now) + INTERVAL;
         let excess = (recovered_at - now).saturating_sub(INTERVAL * BURST);
@@ -43,11 +43,10 @@ impl<K: Copy + Eq + Hash> RateLimit<K> {
             make_room(&mut table, now);
         }
         table.insert(key, recovered_at);
-        Ok(())
+        Ok(Attempt { limit: self, key, wrong: false })
     }
 
-    /// Takes back an attempt that was not a guess.
-    pub fn give_back(&self, key: K) {
+    fn give_back(&self, key: K) {
         if let Some(recovered_at) = self.lock().get_mut(&key) {
             *recovered_at -= INTERVAL;
         }
@@ -55,6 +54,30 @@ impl<K: Copy + Eq + Hash> RateLimit<K> {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Instant>> {
         self.recovered_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt that counts. It is given back when it is dropped, also by a client that went away before it was told
+/// anything, unless it was wrong.
+#[must_use]
+pub struct Attempt<'a, K: Copy + Eq + Hash> {
+    limit: &'a RateLimit<K>,
+    key: K,
+    wrong: bool,
+}
+
+impl<K: Copy + Eq + Hash> Attempt<'_, K> {
+    /// It was a wrong guess.
+    pub fn was_wrong(mut self) {
+        self.wrong = true;
+    }
+}
+
+impl<K: Copy + Eq + Hash> Drop for Attempt<'_, K> {
+    fn drop(&mut self) {
+        if !self.wrong {
+            self.limit.give_back(self.key);
+        }
     }
 }
 
@@ -74,28 +97,38 @@ fn make_room<K: Copy + Eq + Hash>(table: &mut HashMap<K, Instant>, now: Instant)
 mod tests {
     use super::*;
 
+    /// A wrong guess: how long to wait, where it is one too many.
+    fn guess<K: Copy + Eq + Hash>(limit: &RateLimit<K>, key: K, now: Instant) -> Result<(), Duration> {
+        limit.take(key, now).map(Attempt::was_wrong)
+    }
+
     #[test]
     fn a_burst_is_allowed_and_then_one_in_an_interval() {
         let limit = RateLimit::new();
         let start = Instant::now();
         for _ in 0..BURST {
-            assert_eq!(limit.take("a", start), Ok(()));
+            assert_eq!(guess(&limit, "a", start), Ok(()));
         }
-        assert_eq!(limit.take("a", start), Err(INTERVAL));
-        assert_eq!(limit.take("b", start), Ok(()));
-        assert_eq!(limit.take("a", start + INTERVAL / 2), Err(INTERVAL / 2));
-        assert_eq!(limit.take("a", start + INTERVAL), Ok(()));
-        assert_eq!(limit.take("a", start + INTERVAL), Err(INTERVAL));
+        assert_eq!(guess(&limit, "a", start), Err(INTERVAL));
+        assert_eq!(guess(&limit, "b", start), Ok(()));
+        assert_eq!(guess(&limit, "a", start + INTERVAL / 2), Err(INTERVAL / 2));
+        assert_eq!(guess(&limit, "a", start + INTERVAL), Ok(()));
+        assert_eq!(guess(&limit, "a", start + INTERVAL), Err(INTERVAL));
     }
 
     #[test]
-    fn what_is_given_back_does_not_count() {
+    fn attempts_that_are_not_wrong_or_are_dropped_do_not_count() {
         let limit = RateLimit::new();
         let start = Instant::now();
         for _ in 0..10 * BURST {
-            assert_eq!(limit.take("a", start), Ok(()));
-            limit.give_back("a");
+            assert!(limit.take("a", start).is_ok());
         }
+        // As long as they go on, they do.
+        let under_way: Vec<_> = (0..BURST).map(|_| limit.take("a", start).map_err(drop)).collect();
+        assert!(under_way.iter().all(Result::is_ok));
+        assert_eq!(guess(&limit, "a", start), Err(INTERVAL));
+        drop(under_way);
+        assert_eq!(guess(&limit, "a", start), Ok(()));
     }
 
     #[test]
@@ -103,12 +136,12 @@ mod tests {
         let limit = RateLimit::new();
         let start = Instant::now();
         for _ in 0..BURST {
-            assert_eq!(limit.take(usize::MAX, start), Ok(()));
+            assert_eq!(guess(&limit, usize::MAX, start), Ok(()));
         }
         for key in 0..3 * KEY_LIMIT {
-            assert_eq!(limit.take(key, start), Ok(()));
+            assert_eq!(guess(&limit, key, start), Ok(()));
         }
         assert!(limit.lock().len() <= KEY_LIMIT);
-        assert_eq!(limit.take(usize::MAX, start), Err(INTERVAL));
+        assert_eq!(guess(&limit, usize::MAX, start), Err(INTERVAL));
     }
 }

@@ -21,14 +21,15 @@ pub struct Admission {
 /// The place of a connection; given up when dropped.
 pub struct Place {
     _permit: OwnedSemaphorePermit,
-    /// None where the connection is refused.
-    network: Option<Counted>,
+    admitted: bool,
+    /// None where the connection is refused, or is not one of a network.
+    _network: Option<Counted>,
 }
 
 impl Place {
     /// Whether the connection is served.
     pub fn is_admitted(&self) -> bool {
-        self.network.is_some()
+        self.admitted
     }
 }
 
@@ -43,22 +44,29 @@ impl Admission {
     }
 
     /// A place for a connection: among those that are served, or else among those that are refused. A
-    /// network that has too many does not make others wait: none where it has too many refused ones, too.
-    pub async fn admit(&self, address: IpAddr) -> Option<Place> {
-        let Some(network) = Networks::count(&self.networks, network_of(address)) else {
+    /// network that has too many does not make others wait: none where it has too many refused ones, too. Those without
+    /// an address of their own have but the limit for all.
+    pub async fn admit(&self, address: Option<IpAddr>) -> Option<Place> {
+        let network =
+            address.map(|address| Networks::count(&self.networks, network_of(address)).ok_or(TooMany));
+        let Ok(network) = network.transpose() else {
             let permit = Arc::clone(&self.refused).try_acquire_owned().ok()?;
-            return Some(Place { _permit: permit, network: None });
+            return Some(Place { _permit: permit, admitted: false, _network: None });
         };
         let admitted = Arc::clone(&self.admitted).acquire_owned();
         let refused = Arc::clone(&self.refused).acquire_owned();
-        let (permit, network) = tokio::select! {
+        let (permit, admitted) = tokio::select! {
             biased;
-            permit = admitted => (permit, Some(network)),
-            permit = refused => (permit, None),
+            permit = admitted => (permit, true),
+            permit = refused => (permit, false),
         };
-        Some(Place { _permit: permit.expect("the semaphores are never closed"), network })
+        let permit = permit.expect("the semaphores are never closed");
+        Some(Place { _permit: permit, admitted, _network: network.filter(|_| admitted) })
     }
 }
+
+/// A network has as many connections as it may.
+struct TooMany;
 
 /// How many connections each network has.
 struct Networks {

@@ -1,25 +1,24 @@
 //! One connection: handshake, hyper's HTTP/1.1 or HTTP/2 inside deadlines of our own, drain.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::unconstrained;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::client::{Client, TrustedProxies};
 use super::http1::{LINGER_TIME, Progress, Transport};
 use super::http2::{
     CONNECTION_WINDOW_BYTES, MAXIMUM_FORCED_RESETS, MAXIMUM_QUEUED_RESETS, MAXIMUM_STREAMS, OwnedTasks,
@@ -80,7 +79,9 @@ enum End {
 /// A connection that was accepted.
 pub struct Connection {
     /// Who is at its other end.
-    pub peer: IpAddr,
+    pub peer: Client,
+    /// Those whose word is taken for whose requests they pass on, where it is one of them.
+    pub proxies: Option<Arc<TrustedProxies>>,
     /// Whether it is answered by the routes, or with 503.
     pub admitted: bool,
     /// What answers its requests.
@@ -93,7 +94,10 @@ pub struct Connection {
 
 impl Connection {
     /// Serves the connection until it ends, is too slow, or has drained.
-    pub async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+    pub async fn serve<S>(self, stream: S, tls: Option<TlsAcceptor>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         match tls {
             None => self.serve_http1(stream).await,
             // In a box, so that connections without TLS have no room for it.
@@ -101,7 +105,10 @@ impl Connection {
         }
     }
 
-    async fn serve_tls(self, stream: TcpStream, acceptor: TlsAcceptor) {
+    async fn serve_tls<S>(self, stream: S, acceptor: TlsAcceptor)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let mut drain = self.drain.clone();
         let handshake = timeout(self.limits.header_timeout, acceptor.accept(stream));
         let accepted = tokio::select! {
@@ -181,10 +188,16 @@ impl Connection {
     async fn answer(&self, request: Request<Incoming>) -> (Answer, Option<Incoming>) {
         if self.admitted {
             let draining = *self.drain.borrow();
-            self.routes.answer(request, self.peer, draining).await
+            let client = self.client_of(request.headers());
+            self.routes.answer(request, client, draining).await
         } else {
             (self.refuse(&request), unread_of(request.into_body()))
         }
+    }
+
+    fn client_of(&self, headers: &HeaderMap) -> Client {
+        let proxies = self.proxies.as_ref();
+        proxies.map_or(self.peer, |proxies| proxies.client_of(self.peer, headers))
     }
 
     fn refuse(&self, request: &Request<Incoming>) -> Answer {
@@ -194,7 +207,7 @@ impl Connection {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         self.routes.log.answered(Answered {
             target: Target::of(request.method(), request.uri().path()),
-            client: self.peer,
+            client: self.client_of(request.headers()),
             status: answer.status(),
             took: Duration::ZERO,
             origin: origin_of(request.headers()),

@@ -2,12 +2,14 @@
 
 mod access;
 mod admission;
+mod client;
 mod connection;
 mod content;
 mod cross_origin;
 mod health_alert;
 mod http1;
 mod http2;
+mod listen;
 mod listing;
 mod metrics;
 mod openapi;
@@ -22,8 +24,6 @@ mod tls;
 mod token;
 mod upload;
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ use std::time::Duration;
 use anyhow::Context;
 use prometheus_client::metrics::gauge::Gauge;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -39,8 +39,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use self::admission::{Admission, Place};
+use self::client::{Client, TrustedProxies};
 use self::connection::{Connection, ConnectionLimits};
 use self::cross_origin::CrossOrigin;
+use self::listen::{Listeners, Socket};
 use self::metrics::Metrics;
 use self::requests::RequestLog;
 use self::routes::Routes;
@@ -49,7 +51,8 @@ use self::tls::Tls;
 use crate::alert::{Alerts, Dispatcher};
 use crate::auth::Access;
 use crate::cli::ConsumeOptions;
-use crate::core::hint::{Hint, hinted};
+use crate::core::hint::Hint;
+use crate::core::network::ListenAddress;
 use crate::core::origin::HostName;
 use crate::exposition;
 use crate::shutdown::Shutdown;
@@ -97,8 +100,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let mut hangup = hangup.context("cannot listen for SIGHUP")?;
     let secrets = access::Secrets::read(&mut options.access)?;
     let guarded = secrets.guard() || tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
-    let listener = bind(&options, guarded).await?;
-    let address = listener.local_addr().context("cannot tell the address")?;
+    let listeners = Listeners::bind(&options, guarded).await?;
     let limits = StoreLimits { queue_events: options.queue_events, queue_bytes: options.queue_bytes.0 };
     let store_options = StoreOptions {
         read_time: Some(READ_TIME),
@@ -117,7 +119,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let (store, mut writer) = opened.context("opening the store has panicked")??;
     let access = secrets.into_access(&store).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    if access.is_some() && tls.is_none() && !address.ip().is_loopback() {
+    if access.is_some() && tls.is_none() && listeners.are_exposed() {
         warn!(
             "passwords and tokens cross the network unencrypted, unless a proxy before this server encrypts"
         );
@@ -131,13 +133,14 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let mut scraping = pin!(serve_metrics(scraped, Arc::clone(&metrics), store.clone()));
     let forgetting = store.clone();
     let mut forgetting = pin!(retention::keep(&forgetting, options.keep, options.keep_events));
-    let cross_origin = cross_origin(&options, guarded || !address.ip().is_loopback(), tls.is_some());
+    let cross_origin = cross_origin(&options, guarded || listeners.are_exposed(), tls.is_some());
     let routes = routes(&options, store, access, cross_origin, alerts, metrics);
     let mut following = pin!(Arc::clone(&routes.hub).run(routes.store.clone()));
-    let mut server = Server::new(&options, listener, routes, tls.clone());
-    info!(%address, "listening on {scheme}://{address}");
+    let places = listeners.places(scheme);
+    let mut server = Server::new(&options, listeners, routes, tls.clone());
+    places.iter().for_each(|place| info!("listening on {place}"));
     let mut supervisor = Supervisor::from_environment();
-    supervisor.ready(&format!("listening on {scheme}://{address}"));
+    supervisor.ready(&format!("listening on {}", places.join(", ")));
     {
         let mut accepting = pin!(server.accept());
         loop {
@@ -201,37 +204,6 @@ fn reload(tls: Option<&Tls>) {
     }
 }
 
-async fn bind(options: &ConsumeOptions, guarded: bool) -> anyhow::Result<TcpListener> {
-    let (host, port) = (options.host.as_str(), options.port);
-    let cannot = || format!("cannot listen on {host}:{port}");
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
-        .await
-        .with_context(cannot)
-        .hint("give --host an address of this machine, such as 127.0.0.1")?
-        .collect();
-    let exposed = addresses.iter().find(|address| !address.ip().is_loopback());
-    if let Some(address) = exposed
-        && !guarded
-        && !options.access.insecure_allow_anonymous
-    {
-        let problem =
-            format!("cannot listen on {address}: anyone who reaches it could read and write events");
-        let hint = "ask for tokens with --username or --token-file, or for certificates with --tls-client-ca; \
-            or listen on 127.0.0.1; or allow it with --insecure-allow-anonymous";
-        return Err(hinted(problem, hint));
-    }
-    TcpListener::bind(addresses.as_slice()).await.map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                "stop what listens there, or choose another --port (0 picks a free one)"
-            }
-            io::ErrorKind::PermissionDenied => "choose a --port of 1024 or above",
-            _ => "give --host an address of this machine, such as 127.0.0.1",
-        };
-        hinted(format!("{}: {error}", cannot()), hint)
-    })
-}
-
 /// Lets the process open as many files as it has connections, as far as the system allows.
 fn raise_file_limit(connections: usize) -> anyhow::Result<()> {
     let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHER_FILES);
@@ -254,8 +226,12 @@ fn raise_file_limit(connections: usize) -> anyhow::Result<()> {
 /// token or a certificate, or where the whole network may read and write; unless the settings name hosts.
 fn cross_origin(options: &ConsumeOptions, any_host: bool, serves_https: bool) -> CrossOrigin {
     let named = &options.access.allowed_host;
-    let own = HostName::of(&options.host);
-    let hosts = (!any_host || !named.is_empty()).then(|| named.iter().cloned().chain([own]).collect());
+    let own = options.listen.iter().filter_map(|address| match address {
+        ListenAddress::Tcp { host, .. } => Some(host),
+        ListenAddress::Unix(_) => None,
+    });
+    let own = own.chain([&options.host]).map(|host| HostName::of(host));
+    let hosts = (!any_host || !named.is_empty()).then(|| named.iter().cloned().chain(own).collect());
     CrossOrigin { hosts, allowed: options.access.allow_origin.clone(), serves_https }
 }
 
@@ -286,7 +262,8 @@ fn routes(
 
 /// The listener and its connections.
 struct Server {
-    listener: TcpListener,
+    listeners: Listeners,
+    proxies: Arc<TrustedProxies>,
     routes: Arc<Routes>,
     tls: Option<Arc<Tls>>,
     limits: ConnectionLimits,
@@ -296,7 +273,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(options: &ConsumeOptions, listener: TcpListener, routes: Routes, tls: Option<Arc<Tls>>) -> Server {
+    fn new(options: &ConsumeOptions, listeners: Listeners, routes: Routes, tls: Option<Arc<Tls>>) -> Server {
         let limits = ConnectionLimits {
             header_limit_bytes: options.header_limit.0,
             header_timeout: options.header_timeout,
@@ -305,7 +282,8 @@ impl Server {
             response_share_bytes: options.queue_bytes.0 / CONNECTION_SHARE,
         };
         Server {
-            listener,
+            listeners,
+            proxies: Arc::new(TrustedProxies(options.trusted_proxy.clone())),
             routes: Arc::new(routes),
             tls,
             limits,
@@ -318,12 +296,15 @@ impl Server {
     /// Accepts connections for ever. Beyond all limits they wait in the system's queue.
     async fn accept(&mut self) {
         loop {
-            let accepted = self.listener.accept().await;
+            let accepted = self.listeners.accept().await;
             while self.connections.try_join_next().is_some() {}
             match accepted {
                 Ok((stream, peer)) => {
-                    if let Some(place) = self.admission.admit(peer.ip()).await {
-                        self.spawn(stream, peer.ip(), place);
+                    let is_proxy = self.proxies.include(peer);
+                    // A proxy has the connections of all its clients.
+                    let address = peer.address().filter(|_| !is_proxy);
+                    if let Some(place) = self.admission.admit(address).await {
+                        self.spawn(stream, peer, is_proxy, place);
                     }
                 }
                 // The connection is gone already, or there are no more file descriptors.
@@ -335,11 +316,10 @@ impl Server {
         }
     }
 
-    fn spawn(&mut self, stream: TcpStream, peer: IpAddr, place: Place) {
-        // Without it a response could wait for the client's acknowledgement of the one before.
-        let _ = stream.set_nodelay(true);
+    fn spawn(&mut self, socket: Socket, peer: Client, is_proxy: bool, place: Place) {
         let connection = Connection {
             peer,
+            proxies: is_proxy.then(|| Arc::clone(&self.proxies)),
             admitted: place.is_admitted(),
             routes: Arc::clone(&self.routes),
             limits: self.limits,
@@ -350,7 +330,10 @@ impl Server {
         self.connections.spawn(async move {
             // Given back although a request may panic.
             let _held = (place, open);
-            connection.serve(stream, tls).await;
+            match socket {
+                Socket::Tcp(stream) => connection.serve(stream, tls).await,
+                Socket::Unix(stream) => connection.serve(stream, tls).await,
+            }
         });
     }
 

@@ -1,7 +1,6 @@
 //! Requests in the log: each at the level `debug`, those that the service fails at as warnings.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use tracing::field::display;
 use tracing::{Level, debug, enabled, warn};
 
+use super::client::Client;
 use super::metrics::Target;
 use crate::core::trace::TraceParent;
 
@@ -23,7 +23,7 @@ pub struct Answered {
     /// What it asked for.
     pub target: Target,
     /// Who asked.
-    pub client: IpAddr,
+    pub client: Client,
     /// What it was answered.
     pub status: StatusCode,
     /// From its head to its answer.

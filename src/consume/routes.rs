@@ -1,6 +1,5 @@
 //! From a request to its response.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::client::Client;
 use super::content::Content;
 use super::cross_origin::CrossOrigin;
 use super::metrics::{EventOutcome, Metrics, Target};
@@ -65,7 +65,7 @@ impl Routes {
     pub async fn answer(
         &self,
         request: Request<Incoming>,
-        client: IpAddr,
+        client: Client,
         draining: bool,
     ) -> (Answer, Option<Incoming>) {
         let begun = Instant::now();
@@ -98,7 +98,7 @@ impl Routes {
         head: Parts,
         origin: &mut Option<HeaderValue>,
         unread: &mut Option<Incoming>,
-        client: IpAddr,
+        client: Client,
         draining: bool,
     ) -> Result<Answer, Problem> {
         check_host(&head)?;
@@ -119,7 +119,7 @@ impl Routes {
         &self,
         head: Parts,
         unread: &mut Option<Incoming>,
-        client: IpAddr,
+        client: Client,
         draining: bool,
     ) -> Result<Answer, Problem> {
         let reads = matches!(head.method, Method::GET | Method::HEAD);
@@ -183,7 +183,7 @@ impl Routes {
         issuer: &Issuer,
         head: &Parts,
         unread: &mut Option<Incoming>,
-        client: IpAddr,
+        client: Client,
     ) -> Result<Answer, Problem> {
         token::check_form(&head.headers)?;
         let (form, _reservation) = self.read(unread, head.version, token::FORM_LIMIT_BYTES).await?;

@@ -1,12 +1,11 @@
 //! `POST /token`: RFC 6749 over HTTP.
 
-use std::net::IpAddr;
-
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::json;
 use tracing::warn;
 
+use super::client::Client;
 use super::problem::Problem;
 use super::requests::{origin_of, trace_of};
 use super::routes::{Answer, json_response, uncached};
@@ -26,15 +25,15 @@ pub async fn answer(
     issuer: &Issuer,
     headers: &HeaderMap,
     form: &[u8],
-    address: IpAddr,
+    client: Client,
 ) -> Result<Answer, Problem> {
     let granted = match authorization_of(headers).and_then(|value| Grant::parse(form, value)) {
-        Ok(grant) => issuer.grant(grant, address).await,
+        Ok(grant) => issuer.grant(grant, client.address()).await,
         Err(error) => Err(error),
     };
     if matches!(granted, Err(GrantError::RefreshTokenReused)) {
         warn!(
-            client = %address,
+            %client,
             trace_id = trace_of(origin_of(headers).as_ref()).map(TraceParent::trace_id),
             "a refresh token was used twice: all that stem from the same login are revoked"
         );

@@ -1,6 +1,8 @@
 //! Addresses: which of them are one client's, and which of them anyone can reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
 
 /// What stands for a client: an IPv4 address, or an IPv6 network of /64, of which a single client can
 /// use every address.
@@ -17,6 +19,116 @@ pub fn is_this_machine(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost")
         || address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// A network (CIDR): an address, and how many of its bits all addresses of the network share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    length: u32,
+}
+
+impl Network {
+    /// Whether an address is one of the network's. One of IPv4 that is written as IPv6 is one of IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        bits_of(address.to_canonical()) == bits_of(self.address)
+            && prefix(address.to_canonical(), self.length) == prefix(self.address, self.length)
+    }
+}
+
+fn bits_of(address: IpAddr) -> u32 {
+    if address.is_ipv4() { u32::BITS } else { u128::BITS }
+}
+
+/// The first bits of an address.
+fn prefix(address: IpAddr, length: u32) -> u128 {
+    let bits = match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    bits.checked_shr(bits_of(address) - length).unwrap_or(0)
+}
+
+/// An address alone is a network of one.
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Network, String> {
+        const EXPECTED: &str = "expected a network such as `10.0.0.0/8`, or an address";
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.trim().parse().map_err(|_| EXPECTED)?;
+        let length = length.map_or(Ok(bits_of(address)), str::parse).map_err(|_| EXPECTED)?;
+        if length > bits_of(address) {
+            return Err(EXPECTED.to_owned());
+        }
+        let rest = bits_of(address) - length;
+        let start = prefix(address, length).checked_shl(rest).unwrap_or(0);
+        if start != prefix(address, bits_of(address)) {
+            return Err(format!("the address has bits behind the first {length}; {EXPECTED}"));
+        }
+        Ok(Network { address, length })
+    }
+}
+
+/// Proxies whose word is taken for whose requests they pass on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrustedProxy {
+    /// Those of a network.
+    Network(Network),
+    /// Those that connect to a Unix socket.
+    Unix,
+}
+
+impl FromStr for TrustedProxy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TrustedProxy, String> {
+        match text.trim() {
+            "unix" | "unix:" => Ok(TrustedProxy::Unix),
+            network => network.parse().map(TrustedProxy::Network),
+        }
+    }
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A host, which may have several addresses, and a port.
+    Tcp {
+        /// A name or an address, without brackets.
+        host: String,
+        /// 0 picks a free one.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ListenAddress, String> {
+        const EXPECTED: &str =
+            "expected `HOST:PORT`, such as `127.0.0.1:8000` or `[::1]:8000`, or `unix:PATH`";
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() {
+                Err(EXPECTED.to_owned())
+            } else {
+                Ok(ListenAddress::Unix(path.into()))
+            };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
+        let port = port.parse().map_err(|_| EXPECTED)?;
+        let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let is_host = in_brackets.is_some() || !host.is_empty() && !host.contains([':', '/', '[', ']']);
+        if !is_host {
+            return Err(EXPECTED.to_owned());
+        }
+        Ok(ListenAddress::Tcp { host: in_brackets.unwrap_or(host).to_owned(), port })
+    }
 }
 
 /// Networks of IPv4 that are not public, and the lengths of their prefixes.
@@ -140,6 +252,64 @@ mod tests {
             "2a00::1",
         ] {
             assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_network_contains_the_addresses_that_share_its_prefix() {
+        let contains = |network: &str, address: &str| {
+            network.parse::<Network>().unwrap().contains(address.parse().unwrap())
+        };
+        for (network, address) in [
+            ("10.0.0.0/8", "10.255.0.1"),
+            ("10.0.0.0/8", "::ffff:10.1.1.1"),
+            ("0.0.0.0/0", "203.0.113.9"),
+            ("192.0.2.7", "192.0.2.7"),
+            ("192.0.2.6/31", "192.0.2.7"),
+            ("::/0", "2001:db8::1"),
+            ("2001:db8::/32", "2001:db8:ffff::1"),
+            ("::1", "::1"),
+        ] {
+            assert!(contains(network, address), "{network} {address}");
+        }
+        for (network, address) in [
+            ("10.0.0.0/8", "11.0.0.1"),
+            ("192.0.2.6/31", "192.0.2.8"),
+            ("::/0", "10.0.0.1"),
+            ("0.0.0.0/0", "::1"),
+            ("2001:db8::/32", "2001:db9::1"),
+        ] {
+            assert!(!contains(network, address), "{network} {address}");
+        }
+        for wrong in
+            ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "::/129", "10.1.0.0/8", "localhost", "10.0.0"]
+        {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
+        assert_eq!("unix:".parse(), Ok(TrustedProxy::Unix));
+        assert!("unix:/run/x".parse::<TrustedProxy>().is_err());
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_a_host_with_a_port_or_a_path() {
+        let tcp = |host: &str, port| Ok(ListenAddress::Tcp { host: host.to_owned(), port });
+        assert_eq!("127.0.0.1:8000".parse(), tcp("127.0.0.1", 8000));
+        assert_eq!("[::1]:0".parse(), tcp("::1", 0));
+        assert_eq!("events.example:80".parse(), tcp("events.example", 80));
+        assert_eq!("unix:/run/x y".parse(), Ok(ListenAddress::Unix("/run/x y".into())));
+        for wrong in [
+            "",
+            "8000",
+            ":8000",
+            "::1:8000",
+            "[::1]",
+            "localhost",
+            "localhost:x",
+            "a:65536",
+            "unix:",
+            "http://a:1",
+        ] {
+            assert!(wrong.parse::<ListenAddress>().is_err(), "{wrong}");
         }
     }
 }

@@ -11,6 +11,7 @@ mod guessing;
 mod http2;
 mod keys;
 mod limits;
+mod listening;
 mod listing;
 mod page;
 mod refresh_tokens;

@@ -11,11 +11,14 @@ use base64::engine::general_purpose::STANDARD;
 use crate::util::Consume;
 use crate::util::http::{Response, event};
 
+use super::tls::Secured;
 use super::tokens::{
     PASSWORD, USERNAME, assert_refused, lets_in, log_in, password_form, refresh_form, start_guarded,
     tokens_of,
 };
 use super::{detail_of, stored};
+use crate::util::http2::{ACK, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, fields, frame};
+use crate::util::{eventctl, write_secret};
 
 /// Wrong attempts that may come at once.
 const BURST: u8 = 10;
@@ -225,4 +228,160 @@ fn guesses_do_not_keep_events_waiting() {
     });
     assert_eq!(stored(&directory).len(), EVENTS);
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[test]
+fn logins_that_nobody_waits_for_are_no_guesses() {
+    const LOGINS: u32 = 20;
+    let directory = tempfile::tempdir().unwrap();
+    write_secret(directory.path(), "password", PASSWORD);
+    let path = directory.path().join("password");
+    let secured = Secured::start(&["--username", USERNAME, "--password-file", path.to_str().unwrap()]);
+    let form = password_form(USERNAME, PASSWORD);
+    let mut frames = Frames::open(&secured.client, secured.server.address);
+    let head = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":path", "/token"),
+        (":authority", "test"),
+        ("content-type", "application/x-www-form-urlencoded"),
+    ];
+    for stream in (0..LOGINS).map(|number| 2 * number + 1) {
+        frames.send(&frame(HEADERS, END_HEADERS, stream, &fields(&head))).unwrap();
+        frames.send(&frame(DATA, END_STREAM, stream, form.as_bytes())).unwrap();
+    }
+    frames.send(&frame(PING, 0, 0, &[0; 8])).unwrap();
+    while frames.receive().map(|frame| (frame.kind, frame.flags)).unwrap() != (PING, ACK) {}
+    drop(frames);
+    // Checked one after the other, and none of them wrong: not one counts once the connection is gone.
+    crate::util::wait_until(|| {
+        let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+        let response = secured.http1().request("POST", "/token", &headers, form.as_bytes());
+        (response.status != 503).then(|| tokens_of(&response))
+    });
+}
+
+#[test]
+fn whoever_guesses_a_name_does_not_keep_its_owner_out() {
+    let (_directory, server) = start_guarded(&[]);
+    let owner = address(100);
+    tokens_of(&try_from(&server, owner, USERNAME, PASSWORD));
+    for number in 1..=BURST {
+        assert_refused(&try_from(&server, address(number), USERNAME, "wrong"), "invalid_grant");
+    }
+    assert_too_many(&try_from(&server, address(BURST + 1), USERNAME, PASSWORD));
+    assert_eq!(basic_from(&server, owner, USERNAME, PASSWORD).status, 200);
+    // There it is guessed as slowly as elsewhere.
+    for _ in 0..BURST {
+        assert_refused(&try_from(&server, owner, USERNAME, "wrong"), "invalid_grant");
+    }
+    assert_too_many(&try_from(&server, owner, USERNAME, PASSWORD));
+}
+
+#[test]
+fn a_password_is_taken_by_basic_as_it_is_and_form_encoded_and_is_one_guess() {
+    const SPECIAL: &str = "a+b%2B c&d=e%";
+    let directory = tempfile::tempdir().unwrap();
+    let server = super::tokens::start_for(directory.path(), "ad+a", SPECIAL, &[]);
+    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    for (username, password) in [("ad+a".to_owned(), SPECIAL.to_owned()), (encode("ad+a"), encode(SPECIAL))] {
+        let response = basic_from(&server, address(1), &username, &password);
+        assert_eq!(response.status, 200, "{username} {password}: {response:?}");
+    }
+    for wrong in ["a b%2B c&d=e%", "a+b+ c&d=e%", "a+b%252B c&d=e%25"] {
+        assert_refused(&basic_from(&server, address(2), "ad+a", wrong), "invalid_client");
+    }
+    for _ in 3..BURST {
+        assert_refused(&basic_from(&server, address(2), "ad+a", "wr+ong"), "invalid_client");
+    }
+    assert_too_many(&basic_from(&server, address(2), "ad+a", "wr+ong"));
+}
+
+#[test]
+fn a_name_and_a_password_without_a_grant_type_are_a_login() {
+    let (_directory, server) = start_guarded(&[]);
+    let login = format!("username={USERNAME}&password={PASSWORD}");
+    tokens_of(&server.connect().post_form(&login));
+    tokens_of(&server.connect().post_form(format!("grant_type=&{login}")));
+    assert_refused(
+        &server.connect().post_form(format!("username={USERNAME}&password=wrong")),
+        "invalid_grant",
+    );
+    assert_refused(&server.connect().post_form(format!("username={USERNAME}")), "invalid_request");
+}
+
+#[test]
+#[ignore = "needs curl and python3-requests"]
+fn passwords_of_any_kind_are_taken_from_curl_and_requests() {
+    const SPECIAL: &str = "a+b%2Bc/d&e=f%";
+    const REQUESTS: &str = "import requests, sys
+url, name, password = sys.argv[1:]
+basic = requests.post(url, auth=(name, password), data={'grant_type': 'client_credentials'})
+form = requests.post(url, data={'username': name, 'password': password})
+print(basic.status_code, form.status_code)";
+    let directory = tempfile::tempdir().unwrap();
+    let server = super::tokens::start_for(directory.path(), "ada", SPECIAL, &[]);
+    let url = format!("http://127.0.0.1:{}/token", server.address.port());
+    let run = |command: &mut std::process::Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-u", &format!("ada:{SPECIAL}")]);
+    assert_eq!(run(curl.args(["-d", "grant_type=client_credentials", &url])), "200");
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--data-urlencode", "username=ada"]);
+    assert_eq!(run(curl.args(["--data-urlencode", &format!("password={SPECIAL}"), &url])), "200");
+    let mut python = std::process::Command::new("python3");
+    assert_eq!(run(python.args(["-c", REQUESTS, &url, "ada", SPECIAL])), "200 200");
+}
+
+#[test]
+fn behind_a_trusted_proxy_each_client_guesses_for_itself() {
+    let (_directory, server) =
+        start_guarded(&["--trusted-proxy", "127.0.9.1", "--trusted-proxy", "10.0.0.0/8", "-v"]);
+    let try_for = |proxy, client: &str, password: &str| {
+        let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("X-Forwarded-For", client)];
+        let form = password_form(&format!("{USERNAME}{client}"), password);
+        server.connect_from(proxy).request("POST", "/token", &headers, form.as_bytes())
+    };
+    for number in 0..BURST {
+        // What the client has written itself stands to the left.
+        let chain = format!("192.0.2.{number}, 203.0.113.7, 10.0.0.{number}");
+        assert_refused(&try_for(address(1), &chain, "wrong"), "invalid_grant");
+    }
+    assert_too_many(&try_for(address(1), "203.0.113.7", "wrong"));
+    assert_refused(&try_for(address(1), "203.0.113.8", "wrong"), "invalid_grant");
+    // Whoever is not trusted is itself, whatever it says.
+    for number in 0..BURST {
+        assert_refused(&try_for(address(2), &format!("203.0.113.{number}"), "wrong"), "invalid_grant");
+    }
+    assert_too_many(&try_for(address(2), "203.0.113.99", "wrong"));
+    let mut logged = server.process.stderr().lines().map(str::to_owned).collect::<Vec<_>>();
+    logged.retain(|line| line.contains("/token"));
+    let count = |client: &str| logged.iter().filter(|line| line.contains(&format!("\"{client}\""))).count();
+    assert_eq!((count("203.0.113.7"), count("203.0.113.8"), count("127.0.9.1")), (11, 1, 0), "{logged:#?}");
+    assert_eq!(count("127.0.9.2"), 11, "{logged:#?}");
+}
+
+#[test]
+fn the_connections_of_a_trusted_proxy_are_not_those_of_one_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = eventctl(directory.path());
+    command.args([
+        "consume",
+        "--port",
+        "0",
+        "--max-connections-per-address",
+        "1",
+        "--trusted-proxy",
+        "127.0.9.1",
+    ]);
+    let server = Consume::start_command(&mut command);
+    let mut open: Vec<_> = (0..5).map(|_| server.connect_from(address(1))).collect();
+    assert!(open.iter_mut().all(|connection| connection.get("/health").status == 200));
+    let mut held = server.connect_from(address(2));
+    assert_eq!(held.get("/health").status, 200);
+    assert_eq!(server.connect_from(address(2)).get("/health").status, 503);
 }
