@@ -4,6 +4,7 @@
 mod database;
 mod docker;
 mod kubernetes;
+mod proxy;
 mod release;
 
 use std::fs;
