@@ -9,7 +9,7 @@ use eventctl::cli::Command;
 use eventctl::config::{self, Settings};
 use eventctl::core::hint::Hinted;
 use eventctl::propagate::Completion;
-use eventctl::{alert_test, consume, init_db, logging, manual, propagate, tail};
+use eventctl::{alert_test, consume, init_db, logging, manual, propagate, shutdown, tail};
 use tracing::warn;
 
 const FAILED: u8 = 1;
@@ -17,6 +17,9 @@ const WRONG_USAGE: u8 = 2;
 const INCOMPLETE: u8 = 3;
 
 fn main() -> ExitCode {
+    if let Err(error) = shutdown::end_process_1_on_signals() {
+        return exit_code(Err(error));
+    }
     let arguments: Vec<OsString> = env::args_os().collect();
     let (command, warnings) = match config::read(&arguments) {
         Ok(Settings::Run(cli, warnings)) => (cli.command, warnings),

@@ -32,7 +32,7 @@ use anyhow::Context;
 use prometheus_client::metrics::gauge::Gauge;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -94,10 +94,10 @@ pub fn run(options: ConsumeOptions) -> anyhow::Result<()> {
 
 async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let mut shutdown = Shutdown::listen()?;
+    // Where there is nothing to read again, it is ignored: the default would be to die at once.
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let alerts = Arc::new(Alerts::new(options.alerts.clone().into_settings()?)?);
     let tls = Tls::load(&options.tls)?.map(Arc::new);
-    let hangup = tls.is_some().then(|| signal(SignalKind::hangup())).transpose();
-    let mut hangup = hangup.context("cannot listen for SIGHUP")?;
     let secrets = access::Secrets::read(&mut options.access)?;
     let guarded = secrets.guard() || tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
     let listeners = Listeners::bind(&options, guarded).await?;
@@ -114,7 +114,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let opened = tokio::select! {
         opened = opening => opened,
         // Nothing has been accepted yet.
-        () = shutdown.requested() => return Ok(()),
+        _ = shutdown.requested() => return Ok(()),
     };
     let (store, mut writer) = opened.context("opening the store has panicked")??;
     let access = secrets.into_access(&store).await?;
@@ -146,8 +146,8 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 () = accepting.as_mut() => unreachable!("accepting never ends by itself"),
-                () = shutdown.requested() => break,
-                () = hung_up(&mut hangup) => reload(tls.as_deref()),
+                _ = shutdown.requested() => break,
+                _ = hangup.recv() => reload(tls.as_deref()),
                 () = scraping.as_mut() => unreachable!("metrics are served for ever"),
                 () = following.as_mut() => unreachable!("new events are read for ever"),
                 () = forgetting.as_mut() => unreachable!("events grow old for ever"),
@@ -168,7 +168,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = draining => {}
-        () = shutdown.requested() => warn!("stopping at once"),
+        _ = shutdown.requested() => warn!("stopping at once"),
     }
     timeout_at(deadline, writer.close())
         .await
@@ -184,16 +184,6 @@ async fn serve_metrics(listener: Option<TcpListener>, metrics: Arc<Metrics>, sto
         async move { metrics.text(&store).await }
     };
     exposition::serve(listener, expose).await;
-}
-
-/// Waits for SIGHUP where it is listened for.
-async fn hung_up(hangup: &mut Option<Signal>) {
-    match hangup {
-        Some(hangup) => {
-            hangup.recv().await;
-        }
-        None => std::future::pending().await,
-    }
 }
 
 fn reload(tls: Option<&Tls>) {

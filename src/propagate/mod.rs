@@ -66,7 +66,7 @@ async fn propagate(options: PropagateOptions) -> anyhow::Result<Completion> {
         print_events(&mut source, options.count).await?;
         return Ok(Completion::Complete);
     }
-    let mut shutdown = Shutdown::listen()?;
+    let mut shutdown = Shutdown::listen_with_hangup()?;
     let options = &options;
     let http = login::http_client(&options.tls, options.max_in_flight, options.timeout)?;
     let authorization = authorization(options, &http)?;
@@ -87,12 +87,12 @@ async fn propagate(options: PropagateOptions) -> anyhow::Result<Completion> {
                 let hint = "start the receiver, or give --retries more tries";
                 hinted(format!("cannot send to an unhealthy receiver: {health}: {problem}"), hint)
             })?,
-            () = shutdown.requested() => return Ok(Completion::Complete),
+            _ = shutdown.requested() => return Ok(Completion::Complete),
         }
     }
     tokio::select! {
         logged_in = log_in(&authorization, options.retries) => logged_in?,
-        () = shutdown.requested() => return Ok(Completion::Complete),
+        _ = shutdown.requested() => return Ok(Completion::Complete),
     }
     // Ends with this function, when nothing is sent any more.
     let mut renewal = JoinSet::new();
@@ -103,7 +103,7 @@ async fn propagate(options: PropagateOptions) -> anyhow::Result<Completion> {
         () = run.send_events() => Ending::Sent,
         () = sleep_until_some(end) => Ending::Sent,
         () = reports.closed() => Ending::Hurried,
-        () = shutdown.requested() => Ending::Asked,
+        _ = shutdown.requested() => Ending::Asked,
     };
     drop(reports);
     let finishing = async {
@@ -344,7 +344,7 @@ impl End {
                     self.hurry.send_replace(true);
                     deadline = Some(Instant::now() + REPORT_TIME);
                 }
-                () = self.shutdown.requested() => {
+                _ = self.shutdown.requested() => {
                     let time_left = if deadline.is_none() { self.drain_timeout } else { Duration::ZERO };
                     deadline = Some(Instant::now() + time_left);
                 }

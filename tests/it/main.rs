@@ -19,5 +19,6 @@ mod readme;
 #[cfg(all(feature = "postgres", feature = "mysql"))]
 mod scaling;
 mod settings;
+mod signals;
 mod stores;
 mod tail;

@@ -18,10 +18,10 @@ use crate::util::receiver::Arrival;
 use crate::util::{PATIENCE, Process, assert_eventctl, eventctl, write_file};
 
 /// A finished run with `-o json`.
-struct Run {
+pub struct Run {
     code: i32,
     responses: Vec<Value>,
-    summary: Value,
+    pub summary: Value,
     stderr: String,
 }
 
@@ -32,13 +32,13 @@ impl Run {
         Run { code: output.status.code().unwrap(), responses, summary, stderr }
     }
 
-    fn count(&self, name: &str) -> u64 {
+    pub fn count(&self, name: &str) -> u64 {
         self.summary[name].as_u64().unwrap()
     }
 
     /// Asserts the exit status and what the summary says of: delivered, rejected, undelivered.
     #[track_caller]
-    fn check(&self, code: i32, counts: [u64; 3]) {
+    pub fn check(&self, code: i32, counts: [u64; 3]) {
         let counted = ["delivered", "rejected", "undelivered"].map(|name| self.count(name));
         assert_eq!((self.code, counted), (code, counts), "{} {:?}", self.stderr, self.responses);
     }
@@ -53,7 +53,7 @@ fn parse_report(text: &str) -> (Vec<Value>, Value) {
 }
 
 /// A file of so many events with payloads `0`, `1`, …
-fn write_events(directory: &Path, count: usize) {
+pub fn write_events(directory: &Path, count: usize) {
     let events: Vec<String> = (0..count).map(|number| event("message", &number.to_string())).collect();
     write_file(directory, "events.json", format!("[{}]", events.join(",\n")));
 }
@@ -79,14 +79,14 @@ fn run(directory: &Path, endpoint: &str, further: &[&str]) -> Run {
 }
 
 /// Starts sending, for a test that interferes; the report goes to the file `report`.
-fn start(directory: &Path, endpoint: &str, further: &[&str]) -> Process {
+pub fn start(directory: &Path, endpoint: &str, further: &[&str]) -> Process {
     let mut command = eventctl(directory);
     command.args(arguments(endpoint, further)).stdin(Stdio::piped());
     Process::start(command.stdout(File::create(directory.join("report")).unwrap()))
 }
 
 /// Waits for the end of what [`start`] started.
-fn finish(directory: &Path, mut process: Process) -> Run {
+pub fn finish(directory: &Path, mut process: Process) -> Run {
     let code = process.wait().code().unwrap();
     let (responses, summary) = parse_report(&fs::read_to_string(directory.join("report")).unwrap());
     Run { code, responses, summary, stderr: process.stderr() }
