@@ -1,9 +1,17 @@
-//! Events to send: the objects of a file, as they stand in it.
+//! Events to send: the objects of a file or a stream, as they stand in it.
+
+mod input;
+
+use std::io::{BufRead, BufReader, Read};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::text::excerpt;
+use self::input::{Extent, Input, Place};
+use super::text::{BYTE_ORDER_MARK, excerpt};
+
+/// The longest value of a file or stream, in bytes.
+const VALUE_LIMIT_BYTES: usize = 64 << 20;
 
 /// An event as it stands in its file: a JSON object, whatever its members.
 #[derive(Debug)]
@@ -15,40 +23,16 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Reads a file: a JSON array of objects, or an object a line; not empty.
+    /// Reads a file of JSON objects, one behind the other or in arrays; not empty.
     ///
     /// # Errors
     /// The first thing that is wrong with it, and at which line and column.
     pub fn parse_file(bytes: &[u8]) -> Result<Vec<Outgoing>, String> {
-        let text = str::from_utf8(bytes).map_err(|error| {
-            let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            format!("not UTF-8 at {}", place_of(&valid, valid.len()))
-        })?;
-        let is_array = text.trim_ascii_start().starts_with('[');
-        let events = if is_array { read_array(text)? } else { read_lines(text)? };
+        let events: Vec<Outgoing> = Objects::new(bytes).collect::<Result<_, _>>()?;
         if events.is_empty() {
             return Err("it holds no events".to_owned());
         }
         Ok(events)
-    }
-
-    /// Reads the line of this number, counted from 1: an object.
-    ///
-    /// # Errors
-    /// What is wrong with it, and at which column.
-    pub fn parse_line(line: &str, number: usize) -> Result<Outgoing, String> {
-        let item: &RawValue = serde_json::from_str(line).map_err(|error| {
-            // The library counts lines within this one.
-            let message = error.to_string();
-            let reason = message.split(" at line ").next().unwrap_or_default();
-            format!("{reason} at line {number} column {}", error.column())
-        })?;
-        if !item.get().starts_with('{') {
-            let column = line.len() - line.trim_ascii_start().len() + 1;
-            let got = kind_of(item);
-            return Err(format!("expected an object at line {number} column {column}, got {got}"));
-        }
-        Ok(Outgoing::new(item))
     }
 
     /// The object as a line of NDJSON: as it stands, but for line breaks between its members.
@@ -56,32 +40,151 @@ impl Outgoing {
         self.body.replace(['\n', '\r'], " ")
     }
 
-    fn new(object: &RawValue) -> Outgoing {
+    fn new(object: String) -> Outgoing {
         #[derive(Deserialize)]
         struct Named {
             event_type: String,
         }
-        let named: Result<Named, _> = serde_json::from_str(object.get());
+        let named: Result<Named, _> = serde_json::from_str(&object);
         let event_type = named.map_or_else(|_| "-".to_owned(), |named| excerpt(&named.event_type, 64));
-        Outgoing { body: object.get().to_owned(), event_type }
+        Outgoing { body: object, event_type }
     }
 }
 
-fn read_array(text: &str) -> Result<Vec<Outgoing>, String> {
-    let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let object = |item: &RawValue| {
-        if item.get().starts_with('{') {
-            return Ok(Outgoing::new(item));
-        }
-        let offset = item.get().as_ptr().addr() - text.as_ptr().addr();
-        Err(format!("expected an object at {}, got {}", place_of(text, offset), kind_of(item)))
-    };
-    items.into_iter().map(object).collect()
+/// The objects of a text that may come in pieces, in their order: JSON values one behind the other, with or without
+/// lines between them, and the items of arrays.
+///
+/// What is no object is an error with its line and column, and does not end the text: reading goes on behind it, at
+/// the next line where it is not certain how far it reaches.
+pub struct Objects<R> {
+    input: Input<R>,
+    limit_bytes: usize,
+    array: Option<InArray>,
+    failed: bool,
 }
 
-fn read_lines(text: &str) -> Result<Vec<Outgoing>, String> {
-    let lines = text.split('\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
-    lines.map(|(number, line)| Outgoing::parse_line(line, number + 1)).collect()
+/// What comes next in an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InArray {
+    ItemOrEnd,
+    Item,
+    CommaOrEnd,
+}
+
+impl<R: BufRead> Objects<R> {
+    /// The objects of what a reader reads.
+    pub fn new(reader: R) -> Objects<R> {
+        Objects { input: Input::new(reader), limit_bytes: VALUE_LIMIT_BYTES, array: None, failed: false }
+    }
+
+    /// Passes over what is not part of a value; the problem with it, or whether there is a value.
+    fn find_value(&mut self) -> Result<bool, String> {
+        loop {
+            let place = self.input.place();
+            let Some(byte) = self.input.peek()? else {
+                return match self.array.take() {
+                    Some(_) => Err(format!("EOF while parsing a list at {}", place.before())),
+                    None => Ok(false),
+                };
+            };
+            match (byte, self.array) {
+                (b' ' | b'\t' | b'\r' | b'\n', _) => {}
+                // Files that are sent one behind the other may each begin with one.
+                (0xEF, None) if self.input.pass_over(BYTE_ORDER_MARK)? => continue,
+                (b'[', None) => self.array = Some(InArray::ItemOrEnd),
+                (b']', Some(InArray::ItemOrEnd | InArray::CommaOrEnd)) => self.array = None,
+                (b',', Some(InArray::CommaOrEnd)) => self.array = Some(InArray::Item),
+                (b']', Some(InArray::Item)) => {
+                    self.array = None;
+                    self.input.take()?;
+                    return Err(format!("trailing comma at {place}"));
+                }
+                (_, Some(InArray::CommaOrEnd)) => {
+                    self.array = Some(InArray::Item);
+                    return Err(format!("expected `,` or `]` at {place}"));
+                }
+                _ => return Ok(true),
+            }
+            self.input.take()?;
+        }
+    }
+
+    fn read_value(&mut self) -> Result<Outgoing, String> {
+        let extent = self.input.read_extent(self.limit_bytes)?;
+        if self.array.is_some() {
+            self.array = Some(InArray::CommaOrEnd);
+        }
+        let parsed = self.object_of(&extent);
+        if matches!(parsed, Err(Problem::NotJson(_))) {
+            self.input.recover(extent)?;
+        }
+        parsed.map_err(|problem| match problem {
+            Problem::NotAnObject(problem) | Problem::NotJson(problem) => problem,
+        })
+    }
+
+    fn object_of(&self, extent: &Extent) -> Result<Outgoing, Problem> {
+        let (start, limit_bytes) = (extent.start, self.limit_bytes);
+        if extent.is_too_long {
+            return Err(Problem::NotJson(format!("longer than {limit_bytes} bytes at {start}")));
+        }
+        let text = str::from_utf8(&extent.text).map_err(|error| {
+            let valid = String::from_utf8_lossy(&extent.text[..error.valid_up_to()]);
+            Problem::NotJson(format!("not UTF-8 at {}", start.after(&valid)))
+        })?;
+        let value: &RawValue =
+            serde_json::from_str(text).map_err(|error| Problem::NotJson(explain(&error, text, start)))?;
+        if !text.starts_with('{') {
+            let got = kind_of(value);
+            return Err(Problem::NotAnObject(format!("expected an object at {start}, got {got}")));
+        }
+        Ok(Outgoing::new(text.to_owned()))
+    }
+}
+
+impl<R: Read> Objects<BufReader<R>> {
+    /// Whether the next object has to be waited for, as nothing is left of what was read.
+    pub fn is_at_end_of_buffer(&self) -> bool {
+        self.input.is_at_end_of_buffer()
+    }
+}
+
+impl<R: BufRead> Iterator for Objects<R> {
+    type Item = Result<Outgoing, String>;
+
+    fn next(&mut self) -> Option<Result<Outgoing, String>> {
+        if self.failed {
+            return None;
+        }
+        let next = match self.find_value() {
+            Ok(true) => self.read_value(),
+            Ok(false) => return None,
+            Err(problem) => Err(problem),
+        };
+        self.failed = self.input.has_failed();
+        Some(next)
+    }
+}
+
+enum Problem {
+    NotAnObject(String),
+    NotJson(String),
+}
+
+/// What the library says is wrong with a value, with the place in the whole text.
+fn explain(error: &serde_json::Error, text: &str, start: Place) -> String {
+    let message = error.to_string();
+    let reason = message.split(" at line ").next().unwrap_or_default();
+    let line_start: usize = text.split_inclusive('\n').take(error.line() - 1).map(str::len).sum();
+    let line = &text[line_start..];
+    // The library counts bytes.
+    let column = error.column().saturating_sub(1).min(line.len());
+    let before = (0..=column).rev().find(|at| line.is_char_boundary(*at)).unwrap_or_default();
+    let place = start.after(&text[..line_start + before]);
+    match place.line > start.line {
+        true => format!("{reason} at {place}, in the value that begins at line {}", start.line),
+        false => format!("{reason} at {place}"),
+    }
 }
 
 /// What a value is that is no object. The value itself is not repeated: the message may go into a log.
@@ -93,13 +196,6 @@ fn kind_of(item: &RawValue) -> &'static str {
         Some(b'n') => "null",
         _ => "a number",
     }
-}
-
-fn place_of(text: &str, offset: usize) -> String {
-    let before = &text[..offset];
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
-    format!("line {line} column {column}")
 }
 
 #[cfg(test)]
@@ -121,6 +217,20 @@ mod tests {
     }
 
     #[test]
+    fn values_stand_one_behind_the_other_in_lines_or_arrays_or_neither() {
+        let spread = "{\n  \"a\": [\n    {\"}]\\\"{\": 1}\n  ]\n}";
+        for (text, expected) in [
+            ("{}{\"a\":1} {\"b\":[]}", &["{}", "{\"a\":1}", "{\"b\":[]}"][..]),
+            ("[{},{}][]\n[{\"a\":1}]{\"b\":2}", &["{}", "{}", "{\"a\":1}", "{\"b\":2}"]),
+            (&format!("{spread}\n{spread}"), &[spread, spread]),
+            ("\u{FEFF}{}\n", &["{}"]),
+            ("\u{FEFF}[{}]\n\u{FEFF}[{}]", &["{}", "{}"]),
+        ] {
+            assert_eq!(bodies(&Outgoing::parse_file(text.as_bytes()).unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_located() {
         for (text, expected) in [
             ("[{},\n  7]", "expected an object at line 2 column 3, got a number"),
@@ -133,10 +243,65 @@ mod tests {
             ("false", "expected an object at line 1 column 1, got a boolean"),
             ("{}\n{", "EOF while parsing an object at line 2 column 1"),
             ("{}\nx", "expected value at line 2 column 1"),
+            ("{}, {}", "expected value at line 1 column 3"),
+            ("{}]", "expected value at line 1 column 3"),
+            ("[{} {}]", "expected `,` or `]` at line 1 column 5"),
+            ("[{},]", "trailing comma at line 1 column 5"),
+            ("[,{}]", "expected value at line 1 column 2"),
+            ("{\"é\" 1}", "expected `:` at line 1 column 6"),
+            ("{\"a\":\n1 2}", "expected `,` or `}` at line 2 column 3, in the value that begins at line 1"),
             (" \n", "it holds no events"),
+            ("\u{FEFF}", "it holds no events"),
+            ("[]", "it holds no events"),
         ] {
-            assert_eq!(Outgoing::parse_file(text.as_bytes()).unwrap_err(), expected);
+            assert_eq!(Outgoing::parse_file(text.as_bytes()).unwrap_err(), expected, "{text}");
         }
         assert_eq!(Outgoing::parse_file(b"{}\n{\"\xff").unwrap_err(), "not UTF-8 at line 2 column 3");
+    }
+
+    /// The bodies of a text, and `!` for what is wrong in between.
+    fn read(text: &str) -> Vec<String> {
+        let objects = Objects::new(text.as_bytes());
+        objects.map(|object| object.map_or_else(|_| "!".to_owned(), |object| object.body)).collect()
+    }
+
+    #[test]
+    fn what_is_wrong_takes_nothing_with_it() {
+        for (text, expected) in [
+            ("not json {}\n{}", &["!", "{}"][..]),
+            ("{} 17 {\"a\":1}", &["{}", "!", "{\"a\":1}"]),
+            ("{\"a\" 1} {\"b\":2}\n{}", &["!", "{\"b\":2}", "{}"]),
+            // Lines that were cut off.
+            ("{\"a\":1,\n{\"b\":2}\n{}", &["!", "{\"b\":2}", "{}"]),
+            ("{\"a\":\n{\"b\":2}\n{}", &["!", "{\"b\":2}", "{}"]),
+            ("{\"a\":\"x\n{\"b\":2}\n{}", &["!", "{\"b\":2}", "{}"]),
+            ("{\"a\":[1\n{\"b\":2}", &["!", "{\"b\":2}"]),
+            ("{\"a\":[\n{\"b\":2}\n", &["!", "{\"b\":2}"]),
+            // A part of a value that was cut off is no event.
+            ("{\"a\": [\n  {\"part\":1},\n  {\"part\":2}", &["!"]),
+            ("{\n  \"a\" 1,\n  \"b\": {}\n}\n{}", &["!", "{}"]),
+            ("[{}, 7, {\"a\":1} {\"b\":2}]\n{}", &["{}", "!", "{\"a\":1}", "!", "{\"b\":2}", "{}"]),
+            ("{}\n]\n{}", &["{}", "!", "{}"]),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_that_never_end_what_they_begin_are_not_read_again_and_again() {
+        let lines = "{\"a\":[\n".repeat(100_000);
+        assert!(read(&lines).iter().all(|read| read == "!"));
+    }
+
+    #[test]
+    fn a_value_that_is_too_long_is_passed_over() {
+        let text = "{\"a\": 1234}{\"b\":1}\n{\"a\": [123\n{}";
+        let read = Objects { limit_bytes: 10, ..Objects::new(text.as_bytes()) };
+        let read: Vec<_> = read.map(|object| object.map(|object| object.body)).collect();
+        let too_long = |place| Err(format!("longer than 10 bytes at {place}"));
+        let object = |text: &str| Ok(text.to_owned());
+        let expected =
+            [too_long("line 1 column 1"), object("{\"b\":1}"), too_long("line 2 column 1"), object("{}")];
+        assert_eq!(read, expected);
     }
 }

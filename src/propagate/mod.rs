@@ -61,7 +61,7 @@ pub fn run(options: PropagateOptions) -> anyhow::Result<Completion> {
 }
 
 async fn propagate(options: PropagateOptions) -> anyhow::Result<Completion> {
-    let mut source = Source::open(&options.file, options.order, options.seed)?;
+    let mut source = Source::open(&options.file, options.order, options.seed, options.count)?;
     if options.dry_run {
         print_events(&mut source, options.count).await?;
         return Ok(Completion::Complete);
@@ -286,6 +286,8 @@ impl Run {
     /// Makes sure that an event is pending; false where there are no more.
     async fn take_event(&mut self) -> bool {
         while self.pending.is_none() {
+            // Room for a report first: what is read and cannot be reported would be lost where this is cancelled.
+            let report = self.reports.reserve().await;
             match self.source.next().await {
                 Next::Event { event, waited } => {
                     self.pending = Some(event);
@@ -293,9 +295,7 @@ impl Run {
                         self.schedule.skip(Instant::now());
                     }
                 }
-                Next::Invalid(problem) => {
-                    let _ = self.reports.send(Report::Invalid(problem)).await;
-                }
+                Next::Invalid(problem) => drop(report.map(|report| report.send(Report::Invalid(problem)))),
                 Next::End => return false,
             }
         }
@@ -304,10 +304,10 @@ impl Run {
 
     /// Waits for what is on its way; returns how many ticks were missed.
     ///
-    /// Lines of standard input that were read and not sent are reported as undelivered.
+    /// What was read from standard input and not sent is reported as undelivered.
     async fn finish(mut self) -> u64 {
-        for line in self.source.unsent_lines(self.pending.take()).await {
-            let _ = self.reports.send(Report::GivenUp(line)).await;
+        for unsent in self.source.unsent(self.pending.take()).await {
+            let _ = self.reports.send(unsent.map_or_else(Report::Invalid, Report::GivenUp)).await;
         }
         while self.deliveries.join_next().await.is_some() {}
         self.missed_ticks

@@ -1,7 +1,7 @@
-//! Where events come from: a file in some order, or the lines of standard input.
+//! Where events come from: a file in some order, or standard input.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,24 +9,26 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::cli::Order;
 use crate::core::hint::hinted;
+use crate::core::outgoing::Objects;
 pub use crate::core::outgoing::Outgoing;
 
-/// Lines of standard input that are read ahead.
-const LINES_AHEAD: usize = 64;
+/// Events of standard input that are read ahead.
+const EVENTS_AHEAD: usize = 64;
 
-/// How long to wait for a line that may have been read before the end.
+/// Bytes of standard input that are read ahead, unless one event alone is larger.
+const BYTES_AHEAD: u32 = 16 << 20;
+
+/// How long to wait for an event that may have been read before the end.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(50);
 
-/// The longest line of standard input, in bytes.
-const LINE_LIMIT_BYTES: u64 = 64 << 20;
-
 /// What a file of events looks like.
-pub const FILE_HINT: &str = "write a JSON array of objects, or an object a line: [{\"event_type\": \"message\", \"event_payload\": \"hello\"}]";
+pub const FILE_HINT: &str = "write a JSON array of objects, or objects one behind the other: [{\"event_type\": \"message\", \"event_payload\": \"hello\"}]";
 
 /// What comes next.
 pub enum Next {
@@ -37,7 +39,7 @@ pub enum Next {
         /// Whether it had to be waited for.
         waited: bool,
     },
-    /// A line that is no event, and why.
+    /// Something that is no event, and why.
     Invalid(String),
     /// There is no more.
     End,
@@ -47,29 +49,30 @@ pub enum Next {
 pub enum Source {
     /// The events of a file, in an order without end.
     File(Shelf),
-    /// The lines of standard input, each once.
-    Lines(Lines),
+    /// The events of standard input, each once.
+    Stream(Stream),
 }
 
 impl Source {
-    /// Opens a file, or standard input where the path is `-`.
+    /// Opens a file, or standard input where the path is `-`, which is read no further than to the last of `count`
+    /// events.
     ///
     /// # Errors
     /// The file cannot be read, or is not a list of objects; says where.
-    pub fn open(path: &Path, order: Order, seed: Option<u64>) -> anyhow::Result<Source> {
+    pub fn open(path: &Path, order: Order, seed: Option<u64>, count: Option<u64>) -> anyhow::Result<Source> {
         if path == Path::new("-") {
-            return Ok(Source::Lines(Lines::start()?));
+            return Ok(Source::Stream(Stream::start(count)?));
         }
         let events = read_file(path)?;
         let random = seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         Ok(Source::File(Shelf::new(events, order, random)))
     }
 
-    /// The next event; waits where standard input has no line yet.
+    /// The next event; waits where standard input has none yet.
     pub async fn next(&mut self) -> Next {
         match self {
             Source::File(shelf) => Next::Event { event: shelf.next(), waited: false },
-            Source::Lines(lines) => lines.next().await,
+            Source::Stream(stream) => stream.next().await,
         }
     }
 
@@ -77,15 +80,15 @@ impl Source {
     pub fn cycle(&self) -> Option<u64> {
         match self {
             Source::File(shelf) => u64::try_from(shelf.events.len()).ok(),
-            Source::Lines(_) => None,
+            Source::Stream(_) => None,
         }
     }
 
-    /// Stops reading standard input; the lines that were read and not sent, a `pending` one first.
-    pub async fn unsent_lines(&mut self, pending: Option<Arc<Outgoing>>) -> Vec<Arc<Outgoing>> {
+    /// Stops reading standard input; what was read and not sent, a `pending` event first, and what was wrong there.
+    pub async fn unsent(&mut self, pending: Option<Arc<Outgoing>>) -> Vec<Result<Arc<Outgoing>, String>> {
         match self {
             Source::File(_) => Vec::new(),
-            Source::Lines(lines) => pending.into_iter().chain(lines.stop().await).collect(),
+            Source::Stream(stream) => pending.into_iter().map(Ok).chain(stream.stop().await).collect(),
         }
     }
 }
@@ -126,32 +129,39 @@ fn read_file(path: &Path) -> anyhow::Result<Vec<Arc<Outgoing>>> {
     Ok(events.into_iter().map(Arc::new).collect())
 }
 
-/// The lines of standard input.
+/// The events of standard input.
 ///
 /// They are read on a thread of its own, for which nobody waits: a read cannot be called off.
-pub struct Lines {
-    lines: mpsc::Receiver<Result<Arc<Outgoing>, String>>,
+pub struct Stream {
+    events: mpsc::Receiver<Ahead>,
     stopping: Arc<AtomicBool>,
 }
 
-impl Lines {
-    fn start() -> anyhow::Result<Lines> {
-        let (tx, lines) = mpsc::channel(LINES_AHEAD);
+/// What was read ahead, and the room that it takes until it is wanted.
+struct Ahead {
+    event: Result<Arc<Outgoing>, String>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Stream {
+    /// Reads no further than so many events.
+    fn start(count: Option<u64>) -> anyhow::Result<Stream> {
+        let (tx, events) = mpsc::channel(EVENTS_AHEAD);
         let stopping = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&stopping);
+        let (stop, runtime) = (Arc::clone(&stopping), Handle::current());
         let read = move || {
-            let mut input = BufReader::new(io::stdin());
-            for number in 1.. {
-                if stop.load(Ordering::Relaxed) && input.buffer().is_empty() {
-                    break;
-                }
-                let line = match next_line(&mut input) {
-                    Ok(None) => break,
-                    Ok(Some(line)) if line.trim_ascii().is_empty() => continue,
-                    Ok(Some(line)) => Outgoing::parse_line(&line, number).map(Arc::new),
-                    Err(error) => Err(format!("{error} at line {number}")),
-                };
-                if tx.blocking_send(line).is_err() {
+            let room = Arc::new(Semaphore::new(BYTES_AHEAD as usize));
+            let mut objects = Objects::new(BufReader::new(io::stdin()));
+            let mut left = count.unwrap_or(u64::MAX);
+            while left > 0 && !(stop.load(Ordering::Relaxed) && objects.is_at_end_of_buffer()) {
+                let Some(event) = objects.next() else { break };
+                let bytes = event.as_ref().map_or(0, |event| event.body.len());
+                left -= u64::from(event.is_ok());
+                // One that is larger than all the room takes all of it.
+                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(BYTES_AHEAD);
+                let room = runtime.block_on(Arc::clone(&room).acquire_many_owned(bytes));
+                let Ok(room) = room else { break };
+                if tx.blocking_send(Ahead { event: event.map(Arc::new), _room: room }).is_err() {
                     break;
                 }
             }
@@ -160,15 +170,15 @@ impl Lines {
             .name("standard input".to_owned())
             .spawn(read)
             .context("cannot start a thread to read standard input")?;
-        Ok(Lines { lines, stopping })
+        Ok(Stream { events, stopping })
     }
 
     async fn next(&mut self) -> Next {
-        let (line, waited) = match self.lines.try_recv() {
-            Ok(line) => (Some(line), false),
-            Err(_) => (self.lines.recv().await, true),
+        let (ahead, waited) = match self.events.try_recv() {
+            Ok(ahead) => (Some(ahead), false),
+            Err(_) => (self.events.recv().await, true),
         };
-        match line {
+        match ahead.map(|ahead| ahead.event) {
             Some(Ok(event)) => Next::Event { event, waited },
             Some(Err(problem)) => Next::Invalid(problem),
             None => Next::End,
@@ -176,31 +186,14 @@ impl Lines {
     }
 
     /// Takes what the thread has read already. It may wait for input that never comes, so not for long.
-    async fn stop(&mut self) -> Vec<Arc<Outgoing>> {
+    async fn stop(&mut self) -> Vec<Result<Arc<Outgoing>, String>> {
         self.stopping.store(true, Ordering::Relaxed);
         let mut unsent = Vec::new();
-        while let Ok(Some(line)) = timeout(LEFTOVER_PAUSE, self.lines.recv()).await {
-            unsent.extend(line);
+        while let Ok(Some(ahead)) = timeout(LEFTOVER_PAUSE, self.events.recv()).await {
+            unsent.push(ahead.event);
         }
         unsent
     }
-}
-
-/// The next line, or why it is none. A line that is too long is passed over to its end.
-fn next_line(input: &mut impl BufRead) -> Result<Option<String>, String> {
-    let mut line = Vec::new();
-    let read = |input: &mut dyn BufRead, line: &mut Vec<u8>| {
-        line.clear();
-        input.take(LINE_LIMIT_BYTES).read_until(b'\n', line).map_err(|error| error.to_string())
-    };
-    if read(input, &mut line)? == 0 {
-        return Ok(None);
-    }
-    if line.len() as u64 == LINE_LIMIT_BYTES && !line.ends_with(b"\n") {
-        while read(input, &mut line)? > 0 && !line.ends_with(b"\n") {}
-        return Err(format!("longer than {LINE_LIMIT_BYTES} bytes"));
-    }
-    String::from_utf8(line).map(Some).map_err(|_| "not UTF-8".to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `eventctl propagate`: what it sends, when, and what it says of it.
 
 mod delivery;
+mod input;
 mod report;
 mod schedule;
 mod tls;

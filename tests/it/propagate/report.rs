@@ -293,7 +293,7 @@ fn a_file_that_is_no_list_of_objects_is_refused_with_its_place() {
         (b"[{}\n{}]", "expected `,` or `]` at line 2 column 1"),
         (b"{\"a\":1}\n{\"a\" 1}\n", "expected `:` at line 2 column 6"),
         (b"[{}", "EOF while parsing a list at line 1 column 3"),
-        (b"[{}] x", "trailing characters at line 1 column 6"),
+        (b"[{}] x", "expected value at line 1 column 6"),
         (b"[{},\n\"\xff\"]", "not UTF-8 at line 2 column 2"),
         (b"[{\"a\": NaN}]", "at line 1 column 8"),
     ] {

@@ -1,0 +1,177 @@
+//! What is read from files and from standard input.
+
+use std::fs;
+use std::io::Write;
+use std::process::ChildStdin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::{TempDir, tempdir};
+
+use super::{Run, finish, payload_of, run, start};
+use crate::util::http::event;
+use crate::util::receiver::{Receiver, Reply};
+use crate::util::{PATIENCE, Process, wait_until, write_file};
+
+fn taking_receiver() -> Receiver {
+    Receiver::start(|_, _| Reply::created())
+}
+
+/// Sends what is written to standard input, which then ends; the run, and the bodies that arrived in their order.
+fn sent_from_input(input: &[u8], further: &[&str]) -> (Run, Vec<String>) {
+    let directory = tempdir().unwrap();
+    let receiver = taking_receiver();
+    let further: Vec<&str> = ["--file", "-", "--max-in-flight", "1"].iter().chain(further).copied().collect();
+    let mut process = start(directory.path(), &receiver.url("/event"), &further);
+    // With --count it may not read all of it.
+    let _ = process.child().stdin.take().unwrap().write_all(input);
+    let run = finish(directory.path(), process);
+    (run, receiver.arrivals().into_iter().map(|arrival| arrival.body).collect())
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_event() {
+    let lines = "\u{FEFF}{\"a\":1}\n{\"a\":2}\n";
+    let (run, bodies) = sent_from_input(lines.as_bytes(), &[]);
+    run.check(0, [2, 0, 0]);
+    assert_eq!((bodies, run.stderr.as_str()), (vec!["{\"a\":1}".to_owned(), "{\"a\":2}".to_owned()], ""));
+    for content in [lines, "\u{FEFF}[{\"a\":1},{\"a\":2}]"] {
+        let directory = tempdir().unwrap();
+        write_file(directory.path(), "marked.json", content);
+        let receiver = taking_receiver();
+        let further = ["--file", "marked.json", "--count", "2"];
+        super::run(directory.path(), &receiver.url("/event"), &further).check(0, [2, 0, 0]);
+    }
+}
+
+#[test]
+fn values_are_taken_one_behind_the_other_and_arrays_by_their_items() {
+    for input in [
+        "{\"n\":0}{\"n\":1}{\"n\":2}",
+        "[{\"n\":0},{\"n\":1},\n{\"n\":2}]",
+        "[{\"n\":0}]\n{\"n\":1} [{\"n\":2}]\n",
+        "{\"n\":0}\n[\n]\n[\n{\"n\":1},\n{\"n\":2}\n]\n",
+    ] {
+        let (run, bodies) = sent_from_input(input.as_bytes(), &[]);
+        run.check(0, [3, 0, 0]);
+        assert_eq!(bodies, ["{\"n\":0}", "{\"n\":1}", "{\"n\":2}"], "{input}");
+        assert_eq!(run.stderr, "");
+    }
+    let spread = "{\n  \"event_type\": \"a\",\n  \"event_payload\": \"{\"\n}\n";
+    let (run, bodies) = sent_from_input(spread.repeat(2).as_bytes(), &[]);
+    run.check(0, [2, 0, 0]);
+    assert_eq!(bodies, [spread.trim_end(); 2]);
+}
+
+#[test]
+fn an_item_is_sent_before_its_array_ends() {
+    let directory = tempdir().unwrap();
+    let receiver = taking_receiver();
+    let mut process = start(directory.path(), &receiver.url("/event"), &["--file", "-"]);
+    let mut input = process.child().stdin.take().unwrap();
+    for (number, part) in ["[{}", ",{}", "\n,\n{}"].iter().enumerate() {
+        input.write_all(part.as_bytes()).unwrap();
+        wait_until(|| (receiver.arrivals().len() > number).then_some(()));
+    }
+    drop(input);
+    let run = finish(directory.path(), process);
+    run.check(3, [3, 1, 0]);
+    assert!(run.stderr.contains("EOF while parsing a list at line 3 column 2"), "{}", run.stderr);
+}
+
+#[test]
+fn what_is_wrong_in_a_stream_is_said_with_line_and_column() {
+    let input = "{}\n{\"a\":1,\n{\"b\":2}\n[{}, 7]\nname,payload\n{\"last\":0}\n";
+    let (run, bodies) = sent_from_input(input.as_bytes(), &[]);
+    run.check(3, [4, 3, 0]);
+    assert_eq!(bodies, ["{}", "{\"b\":2}", "{}", "{\"last\":0}"]);
+    let lines: Vec<&str> = run.stderr.lines().collect();
+    let expected = [
+        "key must be a string at line 3 column 1, in the value that begins at line 2",
+        "expected an object at line 4 column 6, got a number",
+        "expected ident at line 5 column 2",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.contains(&format!("not an event: {expected} of standard input")), "{line}");
+    }
+}
+
+#[test]
+fn no_more_is_read_than_is_to_be_sent() {
+    let lines: String = (0..500).map(|number| event("message", &number.to_string()) + "\n").collect();
+    for input in [lines.as_str(), "{}\nnot json\n"] {
+        let (run, bodies) = sent_from_input(input.as_bytes(), &["--count", "1"]);
+        run.check(0, [1, 0, 0]);
+        assert_eq!((bodies.len(), run.stderr.as_str()), (1, ""));
+    }
+    let (run, bodies) = sent_from_input(b"not json\n{}\n17\n{}\nnot json\n{}\n", &["--count", "2"]);
+    run.check(3, [2, 2, 0]);
+    assert_eq!(bodies.len(), 2);
+}
+
+/// A run that has sent one event of this input, and has an hour to its next.
+fn start_waiting(input: impl FnOnce(ChildStdin) + Send + 'static) -> (TempDir, Receiver, Process) {
+    let directory = tempdir().unwrap();
+    let receiver = taking_receiver();
+    let further = ["--file", "-", "--period", "1h", "--dead-letter", "dead.ndjson"];
+    let mut process = start(directory.path(), &receiver.url("/event"), &further);
+    let stdin = process.child().stdin.take().unwrap();
+    thread::spawn(move || input(stdin));
+    wait_until(|| (!receiver.arrivals().is_empty()).then_some(()));
+    (directory, receiver, process)
+}
+
+#[test]
+fn what_was_read_ahead_is_counted_at_the_end_whatever_it_is() {
+    let (directory, _receiver, process) = start_waiting(|mut input| {
+        input.write_all(b"{\"n\":0}\n{\"n\":1}\nnot json\n{\"n\":2}\n").unwrap();
+        // It stays open.
+        thread::sleep(PATIENCE);
+    });
+    process.signal(Signal::TERM);
+    let run = finish(directory.path(), process);
+    run.check(3, [1, 1, 2]);
+    assert!(run.stderr.contains("line 3 column"), "{}", run.stderr);
+    let dead = fs::read_to_string(directory.path().join("dead.ndjson")).unwrap();
+    assert_eq!(dead, "{\"n\":1}\n{\"n\":2}\n");
+}
+
+#[test]
+fn few_bytes_are_read_ahead_however_large_events_are() {
+    let written = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&written);
+    let (directory, _receiver, process) = start_waiting(move |mut input| {
+        input.write_all(b"{}\n").unwrap();
+        let line = event("large", &"x".repeat(512 << 10)) + "\n";
+        while input.write_all(line.as_bytes()).is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let mut before = 0;
+    wait_until(|| {
+        thread::sleep(Duration::from_millis(500));
+        let now = written.load(Ordering::SeqCst);
+        (std::mem::replace(&mut before, now) == now && now > 1).then_some(())
+    });
+    process.signal(Signal::TERM);
+    let run = finish(directory.path(), process);
+    let undelivered = run.count("undelivered");
+    // 16 MiB of room, less than 32 of them; one that waits for its time and one that waits for room.
+    assert!((20..=35).contains(&undelivered), "{undelivered}");
+    run.check(3, [1, 0, undelivered]);
+}
+
+#[test]
+fn an_array_in_a_file_may_stand_before_others() {
+    let directory = tempdir().unwrap();
+    write_file(directory.path(), "events.json", "[{\"event_payload\":\"0\"}]\n{\"event_payload\":\"1\"}\n");
+    let receiver = taking_receiver();
+    run(directory.path(), &receiver.url("/event"), &["--count", "2", "--max-in-flight", "1"])
+        .check(0, [2, 0, 0]);
+    let payloads: Vec<String> = receiver.arrivals().iter().map(|arrival| payload_of(&arrival.body)).collect();
+    assert_eq!(payloads, ["0", "1"]);
+}
