@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::io;
 
 use serde_json::ser::Formatter;
+use unicode_width::UnicodeWidthStr;
 
 /// U+FEFF in UTF-8: some programs write it at the start of a text.
 pub const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -53,6 +54,30 @@ pub fn excerpt(text: &str, limit: usize) -> String {
 pub fn without_line_end(text: &str) -> &str {
     let line = text.strip_suffix('\n').unwrap_or(text);
     line.strip_suffix('\r').filter(|_| line.len() < text.len()).unwrap_or(line)
+}
+
+/// JSON text in which the characters that a terminal obeys are escapes. They stand in strings alone, where that means
+/// the same; JSON itself demands it of C0 only.
+pub fn printable_json(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_unsafe(character) {
+            write!(printable, "\\u{:04x}", u32::from(character)).expect("memory takes all text");
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
+}
+
+/// The columns that a text takes on a terminal: two for most characters of Chinese, Japanese and Korean.
+pub fn width_of(text: &str) -> usize {
+    text.width()
+}
+
+/// The text with spaces behind it, so that it takes so many columns or more.
+pub fn padded(text: &str, columns: usize) -> String {
+    text.to_owned() + &" ".repeat(columns.saturating_sub(width_of(text)))
 }
 
 /// Whether the environment allows colours where nobody asks for them.
@@ -110,6 +135,25 @@ mod tests {
             assert_eq!(without_byte_order_mark(text.as_bytes()), expected.as_bytes(), "{text:?}");
         }
         assert_eq!(without_byte_order_mark(b"\xEF\xBB"), b"\xEF\xBB");
+    }
+
+    #[test]
+    fn columns_are_counted_as_a_terminal_does() {
+        for (text, expected) in [
+            ("ab", "ab  "),
+            ("消息", "消息"),
+            ("é消", "é消 "),
+            ("e\u{301}", "e\u{301}   "),
+            ("abcde", "abcde"),
+        ] {
+            assert_eq!(padded(text, 4), expected);
+        }
+    }
+
+    #[test]
+    fn json_stays_what_it_is_when_it_is_printed() {
+        let text = "{\"a\":\"\u{7f}\u{9b}2J\u{202e}é\"}";
+        assert_eq!(printable_json(text), r#"{"a":"\u007f\u009b2J\u202eé"}"#);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::ser::Serializer;
 use super::stats;
 use crate::cli::{Color, EventFormat, TailOptions};
 use crate::core::event::StoredEvent;
-use crate::core::text::{PrintableFormatter, allows_color, printable};
+use crate::core::text::{PrintableFormatter, allows_color, padded, printable};
 use crate::core::timestamp::Timestamp;
 use crate::store::backend::{Delivery, DeliveryState, Statistics, TypeStatistics};
 
@@ -92,12 +92,9 @@ impl<W: Write> Printer<W> {
     fn print_text(&mut self, event: &StoredEvent) -> io::Result<()> {
         let [dim, bold, plain] = if self.color { ["\x1b[2m", "\x1b[1m", "\x1b[0m"] } else { [""; 3] };
         let StoredEvent { id, received_at, .. } = event;
-        let event_type = printable(&event.event_type);
+        let event_type = padded(&printable(&event.event_type), 16);
         let event_payload = printable(&event.event_payload);
-        writeln!(
-            self.output,
-            "{dim}{received_at}{plain} {id:>8} {bold}{event_type:<16}{plain} {event_payload}"
-        )
+        writeln!(self.output, "{dim}{received_at}{plain} {id:>8} {bold}{event_type}{plain} {event_payload}")
     }
 
     fn print_json(&mut self, event: &impl Serialize) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::core::text::printable;
+use crate::core::text::{padded, printable, width_of};
 use crate::core::timestamp::Timestamp;
 use crate::store::backend::Statistics;
 
@@ -28,13 +28,13 @@ pub fn print_text(output: &mut impl Write, statistics: &Statistics) -> io::Resul
     let types = statistics.types.len();
     writeln!(output, "{total} events of {types} types from {first} to {last}{}", rate_of(statistics))?;
     let name = |text: &str| printable(text).chars().take(TYPE_WIDTH).collect::<String>();
-    let width = statistics.types.iter().map(|kind| name(&kind.event_type).chars().count()).max().unwrap_or(0);
+    let width = statistics.types.iter().map(|kind| width_of(&name(&kind.event_type))).max().unwrap_or(0);
     let most = statistics.types.iter().map(|kind| kind.count).max().unwrap_or(1);
     let digits = most.to_string().len();
     for kind in &statistics.types {
         let percent = kind.count as f64 * 100.0 / total as f64;
         let (name, bar) = (name(&kind.event_type), bar_of(kind.count, most));
-        writeln!(output, "{name:<width$} {:>digits$} {percent:>5.1} % {bar}", kind.count)?;
+        writeln!(output, "{} {:>digits$} {percent:>5.1} % {bar}", padded(&name, width), kind.count)?;
     }
     let length = humantime::format_duration(std::time::Duration::from_millis(
         u64::try_from(statistics.part_microseconds / 1000).unwrap_or_default().max(1),
