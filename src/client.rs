@@ -1,5 +1,7 @@
 //! The HTTP client: http and https, HTTP/1.1 and HTTP/2, bounded in time and in what it reads.
 
+mod connection;
+
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,17 +14,19 @@ use anyhow::bail;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{HeaderMap, RETRY_AFTER};
+use hyper::http::Extensions;
 use hyper::{Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::client::legacy::{Client, Error as LegacyError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::fmt::rfc2822;
 use rustls::ClientConfig;
 use tokio::time::timeout;
 use tower_service::Service;
 
+use self::connection::{Activity, WatchedConnector};
 use crate::core::network::is_public;
 use crate::tls::certificate_problem;
 
@@ -44,12 +48,16 @@ const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 /// Connections that are kept alive, and what bounds them. A clone shares them.
 #[derive(Clone)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
+    client: PooledClient,
+    /// The same, with a new connection for each request.
+    fresh: PooledClient,
     timeout: Duration,
     reach: Reach,
     /// The setting that names authorities.
     cacert_flag: &'static str,
 }
+
+type PooledClient = Client<WatchedConnector<HttpsConnector<HttpConnector<Resolver>>>, Full<Bytes>>;
 
 impl HttpClient {
     /// A client that keeps so many connections open, and gives a response up after `timeout`.
@@ -59,11 +67,15 @@ impl HttpClient {
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(connector(Reach::Anywhere, timeout));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(idle_connections)
-            .pool_timer(TokioTimer::new())
-            .build(connector);
-        HttpClient { client, timeout, reach: Reach::Anywhere, cacert_flag: "--cacert" }
+        let connector = WatchedConnector(connector);
+        let client = |idle_connections| {
+            Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(idle_connections)
+                .pool_timer(TokioTimer::new())
+                .build(connector.clone())
+        };
+        let (client, fresh) = (client(idle_connections), client(0));
+        HttpClient { client, fresh, timeout, reach: Reach::Anywhere, cacert_flag: "--cacert" }
     }
 
     /// A client for webhooks: over HTTP/1.1 and a connection for each request, to addresses within reach only.
@@ -74,8 +86,9 @@ impl HttpClient {
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector(reach, timeout / 2));
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        HttpClient { client, timeout, reach, cacert_flag: "--alert-cacert" }
+        let connector = WatchedConnector(connector);
+        let fresh = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        HttpClient { client: fresh.clone(), fresh, timeout, reach, cacert_flag: "--alert-cacert" }
     }
 
     /// Sends a request and reads the response, of its body no more than 256 KiB. Redirects are not followed.
@@ -127,18 +140,30 @@ impl HttpClient {
     ) -> anyhow::Result<Response<Bytes>> {
         self.in_time(async {
             let (head, body) = self.request(request).await?.into_parts();
-            Ok(Response::from_parts(head, read_to_end(body, limit_bytes).await?))
+            let body = read_to_end(body, limit_bytes).await?;
+            if let Some(activity) = head.extensions.get::<Activity>() {
+                activity.obey_keep_alive(&head.headers);
+            }
+            Ok(Response::from_parts(head, body))
         })
         .await
     }
 
+    /// Sends a request; at once again on a connection of its own where the server closed an idle one just then.
+    ///
+    /// RFC 9112, section 9.3.1, allows that for what may be repeated, as all may that is sent here: reads, requests for
+    /// tokens, and events with their key. Whether the server has begun with it is not known.
     async fn request(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
         // The connector asks no resolver for an address.
         let host = request.uri().host().unwrap_or_default().trim_matches(['[', ']']);
         if host.parse().is_ok_and(|address| !self.reach.allows(address)) {
             bail!(OUT_OF_REACH);
         }
-        let response = self.client.request(request).await;
+        let again = request.clone();
+        let response = match self.client.request(request).await {
+            Err(error) if was_closed_between_requests(&error) => self.fresh.request(again).await,
+            response => response,
+        };
         response.map_err(|error| problem_of(error, self.cacert_flag))
     }
 
@@ -147,6 +172,14 @@ impl HttpClient {
             .await
             .unwrap_or_else(|_| bail!("no response within {}", humantime::format_duration(self.timeout)))
     }
+}
+
+fn was_closed_between_requests(error: &LegacyError) -> bool {
+    let mut extensions = Extensions::new();
+    if let Some(connection) = error.connect_info() {
+        connection.get_extras(&mut extensions);
+    }
+    extensions.get::<Activity>().is_some_and(Activity::was_closed_between_requests)
 }
 
 /// Why a host is not connected to.
@@ -281,12 +314,13 @@ pub fn is_transient(status: StatusCode) -> bool {
     transient || status.is_server_error()
 }
 
-/// How long a response asks to wait (RFC 9110, section 10.2.3: a number of seconds, or a date), up to an hour.
+/// How long a response asks to wait, up to an hour: a date, or a number of seconds (RFC 9110, section 10.2.3), which some
+/// receivers give with a fraction.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    let wait = match value.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        true => Duration::try_from_secs_f64(value.parse().ok()?).unwrap_or(RETRY_AFTER_LIMIT),
+        false => {
             let date = rfc2822::parse(value).ok()?;
             let left = date.timestamp().duration_since(jiff::Timestamp::now());
             Duration::try_from(left).unwrap_or_default()
@@ -311,6 +345,12 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         assert_eq!(wait_for("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait_for("99999999999"), Some(RETRY_AFTER_LIMIT));
+        assert_eq!(wait_for(&"9".repeat(400)), Some(RETRY_AFTER_LIMIT));
+        assert_eq!(wait_for(" 1.5 "), Some(Duration::from_millis(1500)));
+        assert_eq!(wait_for("0.25"), Some(Duration::from_millis(250)));
+        for wrong in ["-1", "1e3", "inf", "NaN", "1.2.3", ".", ""] {
+            assert_eq!(wait_for(wrong), None, "{wrong}");
+        }
         assert_eq!(wait_for("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
         let soon = soon.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();

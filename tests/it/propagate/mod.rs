@@ -1,5 +1,6 @@
 //! `eventctl propagate`: what it sends, when, and what it says of it.
 
+mod connections;
 mod delivery;
 mod input;
 mod report;
