@@ -509,7 +509,7 @@ pub struct PropagateOptions {
     )]
     pub endpoint: Endpoint,
 
-    /// Events to send: a JSON array of objects or NDJSON; `-` sends each line of
+    /// Events to send: a JSON array of objects or NDJSON; `-` sends each event of
     /// standard input once, in order
     #[arg(long, env = "PAYLOAD_FILE_PATH", default_value = "events.json")]
     pub file: PathBuf,
@@ -517,6 +517,10 @@ pub struct PropagateOptions {
     /// Wait until this URL answers 2xx before the first send
     #[arg(long, env = "HEALTH_CHECK_ENDPOINT", value_name = "URL")]
     pub health: Option<Endpoint>,
+
+    /// Time to wait for that
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = parse_duration)]
+    pub health_timeout: Duration,
 
     /// Which event of the file comes next
     #[arg(long, value_enum, default_value_t = Order::Random)]
@@ -534,9 +538,14 @@ pub struct PropagateOptions {
     #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration)]
     pub duration: Option<Duration>,
 
-    /// Events that are on their way at once; a send that finds no room is missed
+    /// Events that are in flight at once; a send that finds no room is missed
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = parse_count)]
     pub max_in_flight: usize,
+
+    /// How late a send may be that a later one has overtaken; beyond that it is
+    /// missed
+    #[arg(long, default_value = "100ms", value_name = "DURATION", value_parser = parse_duration)]
+    pub max_lateness: Duration,
 
     /// Time for a response to arrive
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_positive_duration)]
@@ -559,7 +568,8 @@ pub struct PropagateOptions {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Time to finish what is on its way after SIGTERM or SIGINT
+    /// Time to finish what is in flight after SIGTERM, SIGINT, SIGHUP or
+    /// --duration
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
@@ -850,6 +860,9 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Endpoint, String> {
         const EXPECTED: &str = "expected a URL such as `http://127.0.0.1:8000/event`";
+        if let Some(with_scheme) = with_scheme(text) {
+            return Err(format!("it has no scheme; write {with_scheme}"));
+        }
         let uri: Uri = text.parse().map_err(|error| format!("{error}; {EXPECTED}"))?;
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         if authority.contains('@') {
@@ -867,6 +880,16 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
     }
+}
+
+/// A URL whose scheme was left out, such as `localhost:8000/event`, as it should have been written.
+fn with_scheme(text: &str) -> Option<String> {
+    let missing = !text.contains("://") && !text.contains('@') && !text.starts_with(['/', ':', '-']);
+    let url = format!("http://{text}");
+    let uri: Uri = url.parse().ok().filter(|_| missing)?;
+    let host = uri.host().filter(|host| !host.is_empty())?;
+    let is_local = host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok() || host.starts_with('[');
+    (is_local || uri.port_u16().is_some() || host.contains('.')).then_some(url)
 }
 
 /// A header of a request. Its value may be a secret: `Debug` does not show it.
@@ -988,7 +1011,21 @@ mod tests {
     fn endpoints_are_http_and_hold_no_password() {
         assert!("http://localhost:8000/event".parse::<Endpoint>().is_ok());
         assert!("https://localhost/event".parse::<Endpoint>().is_ok());
-        for wrong in ["", "localhost:8000", "/event", "ftp://host/", "http://", "http://u:secret@host/"] {
+        for wrong in
+            ["localhost:8000", "localhost:8000/event", "events.example/event", "127.0.0.1", "[::1]:8000/"]
+        {
+            let message = wrong.parse::<Endpoint>().unwrap_err();
+            assert_eq!(message, format!("it has no scheme; write http://{wrong}"));
+        }
+        for wrong in [
+            "",
+            "/event",
+            "event",
+            "ftp://host/",
+            "user:secret@localhost:8000/",
+            "http://",
+            "http://u:secret@host/",
+        ] {
             let message = wrong.parse::<Endpoint>().unwrap_err();
             assert!(message.contains("expected a URL"), "{message}");
             assert!(!message.contains("secret"), "{message}");

@@ -61,10 +61,15 @@ pub(super) fn explain(
         },
     };
     let source = source_of(&flag, running, arguments, layers);
-    let hint = std::error::Error::source(error)
+    let own_hint = std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<LocationError>())
-        .and_then(|error| error.hint)
-        .map_or(help, str::to_owned);
+        .and_then(|error| error.hint);
+    // Who knows what should have been written says so, and needs no help.
+    let (expected, hint) = match (own_hint, expected.split_once("; write ")) {
+        (Some(hint), _) => (expected, hint.to_owned()),
+        (None, Some((problem, instead))) => (problem.to_owned(), format!("write {instead}")),
+        (None, None) => (expected, help),
+    };
     hinted(format!("invalid value `{}` for `{flag}`{source}: {expected}", redacted(&flag, &value)), hint)
 }
 

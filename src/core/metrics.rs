@@ -162,9 +162,13 @@ mod tests {
         for milliseconds in 1..=100 {
             distribution.record(Duration::from_millis(milliseconds));
         }
-        for (share, milliseconds) in [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0)] {
-            let measured = distribution.quantile(share).as_secs_f64() * 1e3;
-            assert!((measured / milliseconds - 1.0).abs() < 1e-3, "{share}: {measured}");
+        let quartet = distribution.quartet().map(|duration| duration.as_secs_f64() * 1e3);
+        for (measured, expected) in quartet.into_iter().zip([50.0, 90.0, 99.0, 100.0]) {
+            assert!((measured / expected - 1.0).abs() < 1e-3, "{quartet:?}");
+        }
+        let object = serde_json::to_value(&distribution).unwrap();
+        for (name, measured) in ["p50_ms", "p90_ms", "p99_ms", "max_ms"].iter().zip(quartet) {
+            assert_eq!(object[name], measured);
         }
     }
 }

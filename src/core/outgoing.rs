@@ -2,7 +2,7 @@
 
 mod input;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::BufRead;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -139,13 +139,6 @@ impl<R: BufRead> Objects<R> {
             return Err(Problem::NotAnObject(format!("expected an object at {start}, got {got}")));
         }
         Ok(Outgoing::new(text.to_owned()))
-    }
-}
-
-impl<R: Read> Objects<BufReader<R>> {
-    /// Whether the next object has to be waited for, as nothing is left of what was read.
-    pub fn is_at_end_of_buffer(&self) -> bool {
-        self.input.is_at_end_of_buffer()
     }
 }
 

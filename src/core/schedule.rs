@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 /// Ticks at `start` + n × `period` on the monotonic clock, for n from 0.
 ///
-/// A tick that is a whole period late is missed: it is counted and skipped, so that lateness never
-/// accumulates and no burst catches up after a pause.
+/// A tick that is late by less than `max_lateness` is taken all the same, and so is the newest that is due, however late
+/// it is. The others are missed: they are counted and skipped. So lateness never accumulates, and a pause is not made up
+/// for.
 #[derive(Debug)]
 pub struct Schedule {
     start: Instant,
     period: Duration,
+    max_lateness: Duration,
     next: u64,
 }
 
@@ -24,8 +26,14 @@ pub struct Tick {
 
 impl Schedule {
     /// A schedule whose first tick is due at `start`. The period is above zero.
-    pub fn new(start: Instant, period: Duration) -> Schedule {
-        Schedule { start, period, next: 0 }
+    pub fn new(start: Instant, period: Duration, max_lateness: Duration) -> Schedule {
+        Schedule { start, period, max_lateness, next: 0 }
+    }
+
+    /// Begins anew: the first tick is due at `start`.
+    pub fn restart(&mut self, start: Instant) {
+        self.start = start;
+        self.next = 0;
     }
 
     /// When the next tick is due.
@@ -33,19 +41,36 @@ impl Schedule {
         self.start + self.offset(self.next)
     }
 
-    /// Takes the newest tick that is due at `now`, skipping those that a later one has overtaken.
+    /// Takes the oldest tick that is due at `now` and not missed.
     pub fn take(&mut self, now: Instant) -> Option<Tick> {
-        let elapsed = now.checked_duration_since(self.start)?;
-        let newest = elapsed.as_nanos() / self.period.as_nanos();
-        let newest = u64::try_from(newest).unwrap_or(u64::MAX - 1);
-        let missed = newest.checked_sub(self.next)?;
-        self.next = newest + 1;
-        Some(Tick { scheduled: self.start + self.offset(newest), missed })
+        let newest = self.newest_due(now)?;
+        // The first tick behind the instant that is too long ago.
+        let in_time = match now.checked_duration_since(self.start + self.max_lateness) {
+            Some(elapsed) => self.whole_periods(elapsed) + 1,
+            None => 0,
+        };
+        let taken = in_time.max(self.next).min(newest);
+        let missed = taken - self.next;
+        self.next = taken + 1;
+        Some(Tick { scheduled: self.start + self.offset(taken), missed })
     }
 
-    /// Skips the ticks that are due at `now`; how many they are.
+    /// Skips all ticks that are due at `now`; how many.
     pub fn skip(&mut self, now: Instant) -> u64 {
-        self.take(now).map_or(0, |tick| tick.missed + 1)
+        let Some(newest) = self.newest_due(now) else { return 0 };
+        let skipped = newest + 1 - self.next;
+        self.next = newest + 1;
+        skipped
+    }
+
+    /// The newest tick that is due, unless it was taken.
+    fn newest_due(&self, now: Instant) -> Option<u64> {
+        let newest = self.whole_periods(now.checked_duration_since(self.start)?);
+        (newest >= self.next).then_some(newest)
+    }
+
+    fn whole_periods(&self, time: Duration) -> u64 {
+        u64::try_from(time.as_nanos() / self.period.as_nanos()).unwrap_or(u64::MAX - 1)
     }
 
     /// n × period, exact to the nanosecond for 584 years.
@@ -61,10 +86,59 @@ mod tests {
 
     const PERIOD: Duration = Duration::from_millis(10);
 
+    fn schedule(start: Instant, max_lateness_ms: u64) -> Schedule {
+        Schedule::new(start, PERIOD, Duration::from_millis(max_lateness_ms))
+    }
+
+    /// Which ticks are taken at once, by their number, and how many were missed before each.
+    fn taken(schedule: &mut Schedule, now: Instant) -> Vec<(u128, u64)> {
+        let start = schedule.start;
+        let number = |tick: Tick| ((tick.scheduled - start).as_nanos() / PERIOD.as_nanos(), tick.missed);
+        std::iter::from_fn(|| schedule.take(now)).map(number).collect()
+    }
+
+    #[test]
+    fn ticks_that_are_not_too_late_are_all_taken() {
+        let start = Instant::now();
+        let mut schedule = schedule(start, 100);
+        let now = start + Duration::from_millis(95);
+        assert_eq!(taken(&mut schedule, now), (0..=9).map(|tick| (tick, 0)).collect::<Vec<_>>());
+        assert_eq!(schedule.next_due(), start + PERIOD * 10);
+        // Exactly as late as may be is too late.
+        let now = start + PERIOD * 10 + Duration::from_millis(100);
+        assert_eq!(taken(&mut schedule, now)[0], (11, 1));
+        assert_eq!(schedule.next_due(), start + PERIOD * 21);
+    }
+
+    #[test]
+    fn after_a_pause_what_is_too_late_is_missed_but_for_the_newest() {
+        let start = Instant::now();
+        let mut schedule = schedule(start, 25);
+        assert_eq!(taken(&mut schedule, start), [(0, 0)]);
+        let now = start + PERIOD * 100 + Duration::from_millis(3);
+        assert_eq!(taken(&mut schedule, now), [(98, 97), (99, 0), (100, 0)]);
+        let mut strict = Schedule::new(start, PERIOD, Duration::ZERO);
+        assert_eq!(taken(&mut strict, now), [(100, 100)], "the newest, however late");
+        let mut slow = Schedule::new(start, PERIOD * 1000, PERIOD);
+        assert_eq!(
+            slow.take(start + PERIOD * 1900).map(|tick| (tick.scheduled, tick.missed)),
+            Some((start + PERIOD * 1000, 1))
+        );
+    }
+
+    #[test]
+    fn what_finds_no_room_is_skipped_however_late_it_is() {
+        let start = Instant::now();
+        let mut schedule = schedule(start, 100);
+        assert_eq!(schedule.skip(start + Duration::from_millis(35)), 4);
+        assert_eq!(schedule.skip(start + Duration::from_millis(35)), 0);
+        assert_eq!(schedule.next_due(), start + PERIOD * 4);
+    }
+
     #[test]
     fn lateness_never_accumulates() {
         let start = Instant::now();
-        let mut schedule = Schedule::new(start, PERIOD);
+        let mut schedule = schedule(start, 0);
         for n in 0..100_000u32 {
             let late = Duration::from_micros(u64::from(n) * 37 % 9_999);
             let tick = schedule.take(schedule.next_due() + late).unwrap();
@@ -75,7 +149,7 @@ mod tests {
     #[test]
     fn ticks_missed_in_a_pause_are_counted_and_skipped() {
         let start = Instant::now();
-        let mut schedule = Schedule::new(start, PERIOD);
+        let mut schedule = schedule(start, 0);
         assert_eq!(schedule.take(start).map(|tick| tick.missed), Some(0));
         let after_pause = start + PERIOD * 100 + Duration::from_millis(3);
         let tick = schedule.take(after_pause).unwrap();
@@ -87,7 +161,7 @@ mod tests {
     #[test]
     fn nothing_is_due_before_its_time() {
         let start = Instant::now() + Duration::from_secs(1);
-        let mut schedule = Schedule::new(start, PERIOD);
+        let mut schedule = schedule(start, 0);
         assert_eq!(schedule.take(start - Duration::from_nanos(1)), None);
         assert!(schedule.take(start).is_some());
         assert_eq!(schedule.take(start + PERIOD - Duration::from_nanos(1)), None);

@@ -78,7 +78,9 @@ impl Metrics {
             self.latency.observe(attempt.latency.as_secs_f64());
         }
         if let Some(fate) = attempt.fate {
-            self.latency_from_schedule.observe(attempt.latency_from_schedule.as_secs_f64());
+            if attempt.status.is_ok() {
+                self.latency_from_schedule.observe(attempt.latency_from_schedule.as_secs_f64());
+            }
             self.settled(fate);
         }
     }

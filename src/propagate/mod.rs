@@ -2,6 +2,7 @@
 
 mod clock;
 mod metrics;
+mod reason;
 mod report;
 mod sender;
 mod source;
@@ -18,6 +19,7 @@ use hyper::http::uri::PathAndQuery;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use tracing::{info, warn};
 
 use self::clock::Clock;
 use self::metrics::Metrics;
@@ -31,7 +33,7 @@ use crate::core::hint::hinted;
 use crate::core::schedule::Schedule;
 use crate::exposition;
 use crate::login::{self, Authorization};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, StopSignal};
 
 /// How long the last reports may take to be printed once everything is given up.
 const REPORT_TIME: Duration = Duration::from_secs(2);
@@ -78,13 +80,13 @@ async fn propagate(options: PropagateOptions) -> anyhow::Result<Completion> {
         let expose = move || std::future::ready(exposition::text_of(&registry));
         scraping.spawn(exposition::serve(listener, expose));
     }
-    let (reports, reporter) = Reporter::start(options, metrics.clone())?;
+    let (reports, reporter, output_lost) = Reporter::start(options, metrics.clone())?;
     let (tell_hurry, hurry) = watch::channel(false);
     let sender = Sender::new(options, http, authorization.clone(), reports.clone(), hurry);
     if let Some(health) = &options.health {
         tokio::select! {
-            healthy = sender.probe(health) => healthy.map_err(|problem| {
-                let hint = "start the receiver, or give --retries more tries";
+            healthy = sender.probe(health, options.health_timeout) => healthy.map_err(|problem| {
+                let hint = "start the receiver, or give --health-timeout more time";
                 hinted(format!("cannot send to an unhealthy receiver: {health}: {problem}"), hint)
             })?,
             _ = shutdown.requested() => return Ok(Completion::Complete),
@@ -101,16 +103,23 @@ async fn propagate(options: PropagateOptions) -> anyhow::Result<Completion> {
     let end = options.duration.map(|duration| run.started + duration);
     let ending = tokio::select! {
         () = run.send_events() => Ending::Sent,
-        () = sleep_until_some(end) => Ending::Sent,
-        () = reports.closed() => Ending::Hurried,
-        _ = shutdown.requested() => Ending::Asked,
+        () = sleep_until_some(end) => Ending::Over,
+        _ = output_lost => Ending::Hurried,
+        signal = shutdown.requested() => Ending::Asked(signal),
     };
     drop(reports);
+    let end = End {
+        ending,
+        shutdown,
+        drain_timeout: options.drain_timeout,
+        hurry: tell_hurry,
+        free_slots: Arc::clone(&run.slots),
+        all_slots: options.max_in_flight,
+    };
     let finishing = async {
         let missed_ticks = run.finish().await;
         reporter.finish(missed_ticks, options.output).await
     };
-    let end = End { ending, shutdown, drain_timeout: options.drain_timeout, hurry: tell_hurry };
     let Some(summary) = end.wait_for(finishing).await else {
         let hint = "read on, or print less with -q";
         return Err(hinted("cannot report: nobody reads standard output", hint));
@@ -186,11 +195,13 @@ async fn print_events(source: &mut Source, count: Option<u64>) -> anyhow::Result
 /// Why sending ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// All is sent: what is on its way takes its time.
+    /// All is sent: what is in flight takes its time.
     Sent,
-    /// A signal asked for it: what is on its way has until the deadline.
-    Asked,
-    /// Nobody listens any more: what is on its way is given up.
+    /// The time that was given is over: what is in flight has until the deadline.
+    Over,
+    /// A signal asked for it: the same.
+    Asked(StopSignal),
+    /// Standard output takes no more: what is in flight is given up.
     Hurried,
 }
 
@@ -202,7 +213,6 @@ struct Run {
     pending: Option<Arc<Outgoing>>,
     /// How many more events to send.
     left: u64,
-    period: Duration,
     schedule: Schedule,
     clock: Clock,
     slots: Arc<Semaphore>,
@@ -228,8 +238,7 @@ impl Run {
             source,
             pending: None,
             left: options.count.unwrap_or(u64::MAX),
-            period: options.period,
-            schedule: Schedule::new(started, options.period),
+            schedule: Schedule::new(started, options.period, options.max_lateness),
             clock,
             slots: Arc::new(Semaphore::new(options.max_in_flight)),
             missed_ticks: 0,
@@ -247,7 +256,7 @@ impl Run {
     async fn send_events(&mut self) {
         // The first line of standard input may be long in coming: the schedule starts with it.
         if self.left > 0 && self.take_event().await {
-            self.schedule = Schedule::new(Instant::now(), self.period);
+            self.schedule.restart(Instant::now());
         }
         while self.left > 0 && self.take_event().await {
             let slot = match Arc::clone(&self.slots).try_acquire_owned() {
@@ -320,19 +329,25 @@ struct End {
     shutdown: Shutdown,
     drain_timeout: Duration,
     hurry: watch::Sender<bool>,
+    /// Each event in flight has one of the slots.
+    free_slots: Arc<Semaphore>,
+    all_slots: usize,
 }
 
 impl End {
-    /// Waits for what is on its way, and for all reports to be printed.
+    /// Waits for what is in flight, and for all reports to be printed.
     ///
-    /// A first signal sets the deadline, if there is none yet; at the deadline or a second signal, what
-    /// is on its way is given up. None where even then the reports find no reader: a write to a full
-    /// pipe cannot be called off.
+    /// A first signal sets the deadline, if there is none yet; at the deadline or a further signal, what is in flight
+    /// is given up. None where even then the reports find no reader: a write to a full pipe cannot be called off.
     async fn wait_for<T>(mut self, finishing: impl Future<Output = T>) -> Option<T> {
         let mut finishing = pin!(finishing);
         let mut hurried = self.ending == Ending::Hurried;
         self.hurry.send_replace(hurried);
-        let mut deadline = (self.ending == Ending::Asked).then(|| Instant::now() + self.drain_timeout);
+        let mut deadline = match self.ending {
+            Ending::Sent | Ending::Hurried => None,
+            Ending::Over => Some(self.deadline("the time is over")),
+            Ending::Asked(signal) => Some(self.deadline(&format!("stopping after {signal}"))),
+        };
         loop {
             tokio::select! {
                 finished = finishing.as_mut() => return Some(finished),
@@ -341,16 +356,42 @@ impl End {
                         return None;
                     }
                     hurried = true;
+                    match self.in_flight() {
+                        0 => {}
+                        events => warn!("giving up {} in flight", counted(events)),
+                    }
                     self.hurry.send_replace(true);
                     deadline = Some(Instant::now() + REPORT_TIME);
                 }
-                _ = self.shutdown.requested() => {
-                    let time_left = if deadline.is_none() { self.drain_timeout } else { Duration::ZERO };
-                    deadline = Some(Instant::now() + time_left);
+                signal = self.shutdown.requested() => {
+                    deadline = match deadline {
+                        None => Some(self.deadline(&format!("stopping after {signal}"))),
+                        Some(_) => Some(Instant::now()),
+                    };
                 }
             }
         }
     }
+
+    /// Says what is waited for, and until when it is.
+    fn deadline(&self, why: &str) -> Instant {
+        let time = humantime::format_duration(self.drain_timeout);
+        match self.in_flight() {
+            0 => info!("{why}: nothing is in flight"),
+            events => {
+                info!("{why}: waiting up to {time} for {} in flight; a signal gives up", counted(events))
+            }
+        }
+        Instant::now() + self.drain_timeout
+    }
+
+    fn in_flight(&self) -> usize {
+        self.all_slots - self.free_slots.available_permits()
+    }
+}
+
+fn counted(events: usize) -> String {
+    if events == 1 { "1 event".to_owned() } else { format!("{events} events") }
 }
 
 /// Sleeps to an instant, or for ever.

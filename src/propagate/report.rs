@@ -2,10 +2,10 @@
 //!
 //! A thread of its own prints, so that a slow terminal or pipe does not hold up the schedule.
 
-use std::fs::{File, OpenOptions};
+mod dead_letters;
+mod lines;
+
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+use self::dead_letters::DeadLetters;
+use self::lines::{Layout, json_line, milliseconds, terminal_width};
 use super::metrics::Metrics;
 use super::source::Outgoing;
 use crate::cli::{PropagateOptions, ReportFormat};
-use crate::core::hint::Hint;
 use crate::core::metrics::{Summary, Window};
-use crate::core::timestamp::Timestamp;
+use crate::core::text::{allows_color, printable_json};
 use crate::logging::write_within;
 
 /// Reports that wait to be printed; beyond them, sending waits.
@@ -49,10 +50,19 @@ pub struct Attempt {
     pub latency_from_schedule: Duration,
     /// The response's status, or what came instead of a response.
     pub status: Result<u16, String>,
+    /// What a response that is not 2xx says of itself.
+    pub reason: Option<String>,
     /// How many sends of the event came before this one.
     pub retry: u32,
     /// What became of the event; none if it is sent again.
     pub fate: Option<Fate>,
+}
+
+impl Attempt {
+    /// Why the event was not accepted, where that is known.
+    fn why(&self) -> Option<&str> {
+        self.reason.as_deref().or(self.status.as_ref().err().map(String::as_str))
+    }
 }
 
 /// What became of an event.
@@ -72,20 +82,25 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Starts the thread; it ends when all senders of reports are gone, or standard output is.
+    /// Starts the thread; it ends when all senders of reports are gone.
+    ///
+    /// When standard output takes no more, the `oneshot` says so; dead letters are kept all the same.
     ///
     /// # Errors
     /// The dead-letter file cannot be written.
     pub fn start(
         options: &PropagateOptions,
         metrics: Metrics,
-    ) -> anyhow::Result<(mpsc::Sender<Report>, Reporter)> {
-        let dead_letters = options.dead_letter.as_deref().map(open_dead_letters).transpose()?;
+    ) -> anyhow::Result<(mpsc::Sender<Report>, Reporter, oneshot::Receiver<()>)> {
+        let dead_letters = options.dead_letter.as_deref().map(DeadLetters::open).transpose()?;
         let (tx, rx) = mpsc::channel(REPORTS_AHEAD);
+        let (tell_lost, lost) = oneshot::channel();
+        let on_terminal = io::stdout().is_terminal();
         let printer = Printer {
             format: options.output,
             quiet: options.quiet,
-            output: BufWriter::new(io::stdout()),
+            layout: Layout { width: on_terminal.then(terminal_width), color: on_terminal && allows_color() },
+            output: Output { stdout: BufWriter::new(io::stdout()), error: None, tell_lost: Some(tell_lost) },
             dead_letters,
             progress: progress_of(options),
             window: Window::default(),
@@ -97,13 +112,13 @@ impl Reporter {
             .name("report".to_owned())
             .spawn(|| printer.run(rx))
             .context("cannot start a thread to report")?;
-        Ok((tx, Reporter { thread }))
+        Ok((tx, Reporter { thread }, lost))
     }
 
     /// Waits for the last report to be printed, then prints the summary.
     ///
     /// # Errors
-    /// Standard output or the dead-letter file cannot be written.
+    /// Standard output cannot be written.
     pub async fn finish(self, missed_ticks: u64, format: ReportFormat) -> io::Result<Summary> {
         let finishing = tokio::task::spawn_blocking(move || self.finish_blocking(missed_ticks, format));
         finishing.await.unwrap_or_else(|error| Err(io::Error::other(error)))
@@ -122,19 +137,9 @@ impl Reporter {
     }
 }
 
-fn open_dead_letters(path: &Path) -> anyhow::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot write dead letters to `{}`", path.display()))
-        .hint("name a file that you may write to with --dead-letter")
-}
-
 /// A bar on the terminal, where there is one and the end of the run is known.
 fn progress_of(options: &PropagateOptions) -> Option<Progress> {
-    if !io::stderr().is_terminal() {
+    if options.quiet || !io::stderr().is_terminal() {
         return None;
     }
     let (length, template) = match (options.count, options.duration) {
@@ -157,11 +162,32 @@ struct Progress {
     started: Instant,
 }
 
+/// Standard output, until it fails.
+struct Output {
+    stdout: BufWriter<io::Stdout>,
+    error: Option<io::Error>,
+    tell_lost: Option<oneshot::Sender<()>>,
+}
+
+impl Output {
+    fn write(&mut self, write: impl FnOnce(&mut BufWriter<io::Stdout>) -> io::Result<()>) {
+        if self.error.is_some() {
+            return;
+        }
+        if let Err(error) = write(&mut self.stdout) {
+            self.error = Some(error);
+            // The run that listens may have ended by itself.
+            self.tell_lost.take().map(|tell_lost| tell_lost.send(()));
+        }
+    }
+}
+
 struct Printer {
     format: ReportFormat,
     quiet: bool,
-    output: BufWriter<io::Stdout>,
-    dead_letters: Option<File>,
+    layout: Layout,
+    output: Output,
+    dead_letters: Option<DeadLetters>,
     progress: Option<Progress>,
     window: Window,
     responses: u64,
@@ -173,38 +199,52 @@ impl Printer {
     fn run(mut self, mut reports: mpsc::Receiver<Report>) -> io::Result<Summary> {
         let mut batch = Vec::with_capacity(REPORTS_AHEAD);
         while reports.blocking_recv_many(&mut batch, REPORTS_AHEAD) > 0 {
+            self.layout = self.layout.refreshed();
             for report in batch.drain(..) {
-                self.take(report)?;
+                self.take(report);
             }
-            self.flush()?;
+            self.flush();
         }
         if let Some(progress) = &self.progress {
             progress.bar.finish_and_clear();
         }
-        Ok(self.summary)
+        self.output.error.map_or(Ok(self.summary), Err)
     }
 
-    fn take(&mut self, report: Report) -> io::Result<()> {
+    fn take(&mut self, report: Report) {
         match report {
             Report::Attempt(attempt) => self.take_attempt(&attempt),
             Report::GivenUp(event) => {
                 self.summary.undelivered += 1;
                 self.metrics.settled(Fate::Undelivered);
-                self.bury(&event)
+                self.keep(&event);
             }
             Report::Invalid(problem) => {
                 self.summary.rejected += 1;
                 self.metrics.settled(Fate::Rejected);
                 warn!("not an event: {problem} of standard input");
-                Ok(())
             }
         }
     }
 
-    fn take_attempt(&mut self, attempt: &Attempt) -> io::Result<()> {
+    fn take_attempt(&mut self, attempt: &Attempt) {
         self.responses += 1;
         self.metrics.record(attempt);
         self.window.record(attempt.fate == Some(Fate::Delivered));
+        self.measure(attempt);
+        if !self.quiet {
+            let line = match self.format {
+                ReportFormat::Text => self.layout.line(attempt, &self.window, self.responses),
+                ReportFormat::Json => json_line(attempt, &self.window, self.responses),
+            };
+            self.output.write(|stdout| writeln!(stdout, "{line}"));
+        }
+        if matches!(attempt.fate, Some(Fate::Rejected | Fate::Undelivered)) {
+            self.keep(&attempt.event);
+        }
+    }
+
+    fn measure(&mut self, attempt: &Attempt) {
         let summary = &mut self.summary;
         if attempt.retry == 0 {
             summary.sent += 1;
@@ -215,80 +255,37 @@ impl Printer {
         if attempt.status.is_ok() {
             summary.latency.record(attempt.latency);
         }
-        if !self.quiet {
-            let line = match self.format {
-                ReportFormat::Text => self.text_line(attempt),
-                ReportFormat::Json => self.json_line(attempt),
-            };
-            writeln!(self.output, "{line}")?;
+        let Some(fate) = attempt.fate else { return };
+        if attempt.status.is_ok() {
+            summary.latency_from_schedule.record(attempt.latency_from_schedule);
         }
-        let Some(fate) = attempt.fate else { return Ok(()) };
-        self.summary.latency_from_schedule.record(attempt.latency_from_schedule);
         match fate {
-            Fate::Delivered => self.summary.delivered += 1,
-            Fate::Rejected => self.summary.rejected += 1,
-            Fate::Undelivered => self.summary.undelivered += 1,
+            Fate::Delivered => summary.delivered += 1,
+            Fate::Rejected => summary.rejected += 1,
+            Fate::Undelivered => summary.undelivered += 1,
         }
-        if fate == Fate::Delivered { Ok(()) } else { self.bury(&attempt.event) }
     }
 
-    fn text_line(&self, attempt: &Attempt) -> String {
-        let status = attempt.status.as_ref().map_or("---".to_owned(), u16::to_string);
-        let mut line = format!(
-            "{} {:<16} {:>9.1} ms | jitter={:>5.1} ms | status={status} | fail={:>5.1}% | win={}/{} | total={}",
-            Timestamp::now(),
-            attempt.event.event_type,
-            milliseconds(attempt.latency),
-            milliseconds(attempt.jitter),
-            self.window.failure_percent(),
-            self.window.good(),
-            self.window.size(),
-            self.responses,
-        );
-        if attempt.retry > 0 {
-            line += &format!(" | retry={}", attempt.retry);
+    /// Keeps an event that was not delivered: on standard error where its file takes it no more.
+    fn keep(&mut self, event: &Outgoing) {
+        let Some(file) = &mut self.dead_letters else { return };
+        let Err(error) = file.keep(event) else { return };
+        warn!("cannot write dead letters to `{}`, and prints them here: {error}", file.path().display());
+        let line = printable_json(&event.in_one_line()) + "\n";
+        // Where nobody reads that either, the exit status says that something is missing.
+        let print = || drop(io::stderr().write_all(line.as_bytes()));
+        match &self.progress {
+            Some(progress) => progress.bar.suspend(print),
+            None => print(),
         }
-        if let Err(error) = &attempt.status {
-            line += &format!(" | error={error}");
-        }
-        line
     }
 
-    fn json_line(&self, attempt: &Attempt) -> String {
-        let outcome = match attempt.fate {
-            Some(Fate::Delivered) => "delivered",
-            Some(Fate::Rejected) => "rejected",
-            Some(Fate::Undelivered) => "undelivered",
-            None => "retrying",
-        };
-        json!({
-            "time": Timestamp::now(),
-            "event_type": attempt.event.event_type,
-            "latency_ms": milliseconds(attempt.latency),
-            "jitter_ms": milliseconds(attempt.jitter),
-            "status": attempt.status.as_ref().ok(),
-            "error": attempt.status.as_ref().err(),
-            "outcome": outcome,
-            "retry": attempt.retry,
-            "fail_percent": self.window.failure_percent(),
-            "window": {"good": self.window.good(), "size": self.window.size()},
-            "total": self.responses,
-        })
-        .to_string()
-    }
-
-    /// Keeps an event that was not delivered.
-    fn bury(&mut self, event: &Outgoing) -> io::Result<()> {
-        let Some(file) = &mut self.dead_letters else { return Ok(()) };
-        file.write_all(format!("{}\n", event.in_one_line()).as_bytes())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let Some(progress) = &self.progress else { return self.output.flush() };
+    fn flush(&mut self) {
+        let Some(progress) = &self.progress else { return self.output.write(Write::flush) };
         let done = self.summary.delivered + self.summary.rejected + self.summary.undelivered;
         let elapsed = u64::try_from(progress.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         progress.bar.set_position(if progress.counts_events { done } else { elapsed });
-        progress.bar.suspend(|| self.output.flush())
+        progress.bar.suspend(|| self.output.write(Write::flush));
     }
 }
 
@@ -313,8 +310,4 @@ fn write_summary(output: &mut impl Write, summary: &Summary) -> io::Result<()> {
         writeln!(output, "{name:<24}{p50:>12.3}{p90:>12.3}{p99:>12.3}{max:>12.3}")?;
     }
     Ok(())
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
 }

@@ -9,10 +9,11 @@ use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
-use tracing::{debug, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
+use super::reason::reason_of;
 use super::report::{Attempt, Fate, Report};
 use super::source::Outgoing;
 use crate::auth::client::FetchError;
@@ -24,6 +25,9 @@ use crate::login::Authorization;
 
 /// Waits between retries, unless the receiver asks for longer ones.
 pub const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10) };
+
+/// Waits between looks at the health of a receiver: one that starts is not kept waiting for long.
+const HEALTH_BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(2) };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -45,9 +49,21 @@ pub struct Sender {
 /// A response, or what came instead.
 struct Answer {
     status: Result<StatusCode, String>,
+    /// What a response that is not 2xx says of itself.
+    reason: Option<String>,
     retry_after: Option<Duration>,
+    /// Nobody waits for it any longer.
+    is_given_up: bool,
     /// The token that the request had, if tokens are fetched.
     token_generation: u64,
+}
+
+impl Answer {
+    /// That of a receiver that is not waited for any longer.
+    fn given_up() -> Answer {
+        let status = Err("given up before there was a response".to_owned());
+        Answer { status, reason: None, retry_after: None, is_given_up: true, token_generation: 0 }
+    }
 }
 
 impl Sender {
@@ -84,14 +100,16 @@ impl Sender {
             let trace = self.trace.map(TraceParent::child);
             let sent = Instant::now();
             let answer = tokio::select! {
+                biased;
                 answer = self.post(&event, &key, trace) => answer,
-                () = told(&mut hurry) => return self.report(Report::GivenUp(event)).await,
+                () = told(&mut hurry) => Answer::given_up(),
             };
             let (latency, latency_from_schedule) = (sent.elapsed(), scheduled.elapsed());
             log(&answer, latency, retry, trace);
             let verdict = tokio::select! {
+                biased;
                 verdict = self.judge(&answer, retry, &mut token_renewed) => verdict,
-                () = told(&mut hurry) => return self.report(Report::GivenUp(event)).await,
+                () = told(&mut hurry) => Ok(Fate::Undelivered),
             };
             let attempt = Attempt {
                 event: Arc::clone(&event),
@@ -99,6 +117,7 @@ impl Sender {
                 latency,
                 latency_from_schedule,
                 status: answer.status.map(|status| status.as_u16()),
+                reason: answer.reason,
                 retry,
                 fate: verdict.ok(),
             };
@@ -111,28 +130,38 @@ impl Sender {
         }
     }
 
-    /// Asks an endpoint for its health until it answers 2xx.
+    /// Asks an endpoint for its health until it answers 2xx, for so long.
     ///
     /// # Errors
     /// What the last try came to.
-    pub async fn probe(&self, health: &Endpoint) -> Result<(), String> {
-        let mut problem = String::new();
-        for retry in 0..=self.retries {
-            let mut request = Request::new(Full::default());
-            *request.uri_mut() = health.0.clone();
-            request.headers_mut().extend(self.headers.clone());
-            request.headers_mut().remove(CONTENT_TYPE);
-            insert_trace(request.headers_mut(), self.trace.map(TraceParent::child));
-            problem = match self.exchange(request).await.status {
-                Ok(status) if status.is_success() => return Ok(()),
-                Ok(status) => format!("status {status}"),
-                Err(error) => error,
-            };
-            if retry < self.retries {
-                sleep(BACKOFF.wait(retry + 1, &mut fastrand::Rng::new())).await;
+    pub async fn probe(&self, health: &Endpoint, time_limit: Duration) -> Result<(), String> {
+        let mut problem = None;
+        let probing = async {
+            for failures in 1.. {
+                let Err(failure) = self.probe_once(health).await else { return };
+                if problem.replace(failure).is_none() {
+                    info!("waiting for {health}: {}", problem.as_deref().unwrap_or_default());
+                }
+                sleep(HEALTH_BACKOFF.wait(failures, &mut fastrand::Rng::new())).await;
             }
+        };
+        let healthy = timeout(time_limit, probing).await;
+        healthy.map_err(|_| problem.unwrap_or_else(|| "no response".to_owned()))
+    }
+
+    async fn probe_once(&self, health: &Endpoint) -> Result<(), String> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = health.0.clone();
+        request.headers_mut().extend(self.headers.clone());
+        request.headers_mut().remove(CONTENT_TYPE);
+        insert_trace(request.headers_mut(), self.trace.map(TraceParent::child));
+        let answer = self.exchange(request).await;
+        match (answer.status, answer.reason) {
+            (Ok(status), _) if status.is_success() => Ok(()),
+            (Ok(status), Some(reason)) => Err(format!("status {status}: {reason}")),
+            (Ok(status), None) => Err(format!("status {status}")),
+            (Err(error), _) => Err(error),
         }
-        Err(problem)
     }
 
     async fn post(&self, event: &Outgoing, key: &str, trace: Option<TraceParent>) -> Answer {
@@ -150,10 +179,13 @@ impl Sender {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Answer {
+        let secrets = secrets_of(request.headers());
         let response = self.http.exchange(request).await;
-        let retry_after = response.as_ref().ok().and_then(|response| retry_after(response.headers()));
+        let answered = response.as_ref().ok();
+        let reason = answered.and_then(|response| reason_of(response, &secrets));
+        let retry_after = answered.and_then(|response| retry_after(response.headers()));
         let status = response.map(|response| response.status()).map_err(|error| format!("{error:#}"));
-        Answer { status, retry_after, token_generation: 0 }
+        Answer { status, reason, retry_after, is_given_up: false, token_generation: 0 }
     }
 
     /// The fate that a response decides; or how long to wait before the event is sent again.
@@ -175,7 +207,7 @@ impl Sender {
             (Ok(status), _) if !is_transient(*status) => return Ok(Fate::Rejected),
             _ => {}
         }
-        if retry >= self.retries {
+        if answer.is_given_up || retry >= self.retries {
             return Ok(Fate::Undelivered);
         }
         let backoff = BACKOFF.wait(retry + 1, &mut fastrand::Rng::new());
@@ -224,6 +256,16 @@ fn trace_of_environment(headers: &mut HeaderMap) -> Option<TraceParent> {
     Some(trace)
 }
 
+/// What a receiver may repeat and nobody else is to see: tokens, passwords, and the headers that the settings give.
+fn secrets_of(headers: &HeaderMap) -> Vec<String> {
+    let sensitive = headers.values().filter(|value| value.is_sensitive());
+    let values = sensitive.filter_map(|value| value.to_str().ok());
+    // Behind the scheme is what counts: `Bearer TOKEN`.
+    values
+        .map(|value| value.split_once(' ').map_or(value, |(_, credentials)| credentials).to_owned())
+        .collect()
+}
+
 fn insert_trace(headers: &mut HeaderMap, trace: Option<TraceParent>) {
     if let Some(trace) = trace {
         let value = HeaderValue::from_str(&trace.to_string()).expect("digits and dashes fit into a header");
@@ -235,6 +277,7 @@ fn log(answer: &Answer, latency: Duration, retry: u32, trace: Option<TraceParent
     debug!(
         status = answer.status.as_ref().ok().map(StatusCode::as_u16),
         error = answer.status.as_ref().err(),
+        reason = answer.reason,
         duration_ms = latency.as_micros() as f64 / 1e3,
         retry,
         trace_id = trace.map(TraceParent::trace_id),

@@ -1,7 +1,7 @@
 //! Where events come from: a file in some order, or standard input.
 
 use std::fs;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,9 @@ const EVENTS_AHEAD: usize = 64;
 
 /// Bytes of standard input that are read ahead, unless one event alone is larger.
 const BYTES_AHEAD: u32 = 16 << 20;
+
+/// Bytes of standard input that are read at once: as many as a pipe holds on Linux.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// How long to wait for an event that may have been read before the end.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(50);
@@ -143,6 +146,18 @@ struct Ahead {
     _room: OwnedSemaphorePermit,
 }
 
+/// An input that ends when it is to be stopped: what is in the buffer of its reader by then is the last of it.
+struct Stoppable<R> {
+    input: R,
+    stopping: Arc<AtomicBool>,
+}
+
+impl<R: Read> Read for Stoppable<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stopping.load(Ordering::Relaxed) { Ok(0) } else { self.input.read(buffer) }
+    }
+}
+
 impl Stream {
     /// Reads no further than so many events.
     fn start(count: Option<u64>) -> anyhow::Result<Stream> {
@@ -151,10 +166,15 @@ impl Stream {
         let (stop, runtime) = (Arc::clone(&stopping), Handle::current());
         let read = move || {
             let room = Arc::new(Semaphore::new(BYTES_AHEAD as usize));
-            let mut objects = Objects::new(BufReader::new(io::stdin()));
+            let input = Stoppable { input: io::stdin(), stopping: Arc::clone(&stop) };
+            let mut objects = Objects::new(BufReader::with_capacity(BUFFER_BYTES, input));
             let mut left = count.unwrap_or(u64::MAX);
-            while left > 0 && !(stop.load(Ordering::Relaxed) && objects.is_at_end_of_buffer()) {
+            while left > 0 {
                 let Some(event) = objects.next() else { break };
+                let event = event.map_err(|problem| match stop.load(Ordering::Relaxed) {
+                    true => format!("{problem}, where the run ended,"),
+                    false => problem,
+                });
                 let bytes = event.as_ref().map_or(0, |event| event.body.len());
                 left -= u64::from(event.is_ok());
                 // One that is larger than all the room takes all of it.

@@ -216,8 +216,8 @@ fn a_wrong_use_is_two_lines_and_exit_code_2() {
         ),
         (
             &["propagate", "--endpoint", "localhost"],
-            wrong_endpoint("localhost", ""),
-            "run eventctl propagate --help",
+            "invalid value `localhost` for `--endpoint`: it has no scheme".to_owned(),
+            "write http://localhost",
         ),
         (
             &["propagate", "--count", "0"],
@@ -782,7 +782,9 @@ fn the_environment_variables_have_the_names_that_the_design_gives_them() {
 #[test]
 fn every_setting_is_read_from_its_environment_variable() {
     // No value of these is wrong before it is used.
-    const ANYTHING: [&str; 22] = [
+    const ANYTHING: [&str; 24] = [
+        "scope",
+        "audience",
         "metrics",
         "event-type",
         "smtp-host",

@@ -1,7 +1,7 @@
 //! How far a value reaches in a text that may come in pieces.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::{BufRead, ErrorKind};
 
 /// How deep a value may have been when it turned out to be wrong, so that its lines are read again: each line that is
 /// may cost as many more.
@@ -64,12 +64,6 @@ pub struct Input<R> {
     again: Vec<u8>,
     place: Place,
     failed: bool,
-}
-
-impl<R: Read> Input<BufReader<R>> {
-    pub fn is_at_end_of_buffer(&self) -> bool {
-        self.again.is_empty() && self.reader.buffer().is_empty()
-    }
 }
 
 impl<R: BufRead> Input<R> {
@@ -142,12 +136,13 @@ impl<R: BufRead> Input<R> {
                 Step::Part => {}
                 Step::Last => {
                     self.take()?;
+                    length += 1;
                     text.push(byte);
                     break true;
                 }
                 Step::Behind => break true,
                 Step::Wrong => {
-                    if byte != b'\n' {
+                    if byte != b'\n' && length <= limit_bytes {
                         self.take()?;
                         text.push(byte);
                     }
@@ -167,6 +162,9 @@ impl<R: BufRead> Input<R> {
     /// first of them that looks like a line of NDJSON; else at the next line. What is in a value has an indent, or its
     /// line begins otherwise.
     pub fn recover(&mut self, extent: Extent) -> Result<(), String> {
+        if extent.is_too_long && self.place.column == 1 {
+            return Ok(());
+        }
         let is_scalar = !matches!(extent.text.first(), Some(b'{' | b'[' | b'"'));
         if extent.is_whole && !is_scalar {
             return Ok(());

@@ -2,9 +2,13 @@
 
 mod connections;
 mod delivery;
+mod endings;
+mod figures;
 mod input;
+mod refusals;
 mod report;
 mod schedule;
+mod terminal;
 mod tls;
 mod tokens;
 

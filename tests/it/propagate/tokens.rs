@@ -628,6 +628,10 @@ fn secrets_are_never_shown() {
     let evil = move |status: u16, number: usize| {
         json_reply(status, json!({"error": MARKER, "error_description": MARKER, "token": token(number)}))
     };
+    // What is said of an event is repeated, but for what looks like a secret.
+    let talkative = move |status: u16| {
+        json_reply(status, json!({"error": "it is late", "known": {"token": token(0), "Api-Key": MARKER}}))
+    };
     for format in ["json", "text"] {
         let receiver = receiver(
             move |number| match number % 3 {
@@ -636,9 +640,9 @@ fn secrets_are_never_shown() {
             },
             move |_, arrival| match payload_of(&arrival.body).as_str() {
                 "0" => Reply::created(),
-                "1" => evil(401, 0),
-                "2" => evil(400, 0),
-                _ => evil(503, 0),
+                "1" => talkative(401),
+                "2" => talkative(400),
+                _ => talkative(503),
             },
         );
         let further = ["--duration", "1500ms", "--period", "100ms", "--retries", "1", "-o", format];
@@ -649,7 +653,7 @@ fn secrets_are_never_shown() {
         let shown = String::from_utf8([output.stdout, output.stderr].concat()).unwrap() + &letters;
         assert!(shown.contains("tries again"), "no renewal failed: {shown}");
         assert!(letters.lines().count() > 1);
-        assert!(!shown.contains(MARKER), "{shown}");
+        assert!(!shown.contains(MARKER) && shown.contains("it is late"), "{shown}");
     }
     // The same where there is no first token.
     for number in 0..4 {

@@ -1,0 +1,80 @@
+//! What the figures of a report measure.
+
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::tempdir;
+
+use super::{finish, run, start, write_events};
+use crate::util::receiver::{Receiver, Reply};
+use crate::util::wait_until;
+
+#[test]
+fn jitter_is_how_late_a_send_is_whatever_made_it_late() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 1);
+    let receiver = Receiver::start(|_, _| Reply::created());
+    let process = start(directory.path(), &receiver.url("/event"), &["--period", "2s", "--count", "2"]);
+    wait_until(|| (!receiver.arrivals().is_empty()).then_some(()));
+    process.signal(Signal::STOP);
+    // Across the tick, and not across the one after it.
+    thread::sleep(Duration::from_millis(2500));
+    process.signal(Signal::CONT);
+    let run = finish(directory.path(), process);
+    run.check(0, [2, 0, 0]);
+    // The process was stopped for half of a second after the tick, less what passed before it was.
+    let jitter = run.responses[1]["jitter_ms"].as_f64().unwrap();
+    assert!((100.0..2000.0).contains(&jitter), "{:?}", run.responses);
+    let longest = |name: &str| run.summary[name]["max_ms"].as_f64().unwrap();
+    assert!((longest("jitter") / jitter - 1.0).abs() < 0.01, "{}", run.summary);
+    assert!(longest("latency_from_schedule") > jitter, "{}", run.summary);
+    assert_eq!(run.count("missed_ticks"), 0, "the newest tick is sent however late");
+}
+
+#[test]
+fn sends_without_an_answer_have_no_latency() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}/event", listener.local_addr().unwrap());
+    drop(listener);
+    let run = run(directory.path(), &endpoint, &["--count", "3", "--retries", "1"]);
+    run.check(3, [0, 0, 3]);
+    assert!(run.summary["latency"].is_null(), "{}", run.summary);
+    assert!(run.summary["latency_from_schedule"].is_null(), "{}", run.summary);
+    assert!(run.summary["jitter"]["max_ms"].is_number(), "{}", run.summary);
+    assert_eq!((run.count("sent"), run.count("retries")), (3, 3));
+    assert_eq!(run.responses.last().unwrap()["fail_percent"], 100.0);
+}
+
+#[test]
+fn latency_from_the_schedule_includes_all_that_an_event_waited_for() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 1);
+    let receiver = Receiver::start(|_, number| match number {
+        0 => Reply::status(503, "Retry-After: 1\r\n"),
+        _ => Reply::created(),
+    });
+    let run = run(directory.path(), &receiver.url("/event"), &["--count", "1"]);
+    run.check(0, [1, 0, 0]);
+    let longest = |name: &str| run.summary[name]["max_ms"].as_f64().unwrap();
+    let waited = longest("latency_from_schedule") - longest("latency") - longest("jitter");
+    // Three digits are kept of each figure.
+    assert!(waited > 990.0, "{}", run.summary);
+}
+
+#[test]
+fn a_wait_that_a_receiver_asks_for_may_have_a_fraction() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 1);
+    let receiver = Receiver::start(|_, number| match number {
+        0 => Reply::status(429, "Retry-After: 1.5\r\n"),
+        _ => Reply::created(),
+    });
+    run(directory.path(), &receiver.url("/event"), &["--count", "1"]).check(0, [1, 0, 0]);
+    let arrivals = receiver.arrivals();
+    let waited = arrivals[1].at - arrivals[0].at;
+    assert!(waited >= Duration::from_millis(1500), "{waited:?}");
+}
