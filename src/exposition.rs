@@ -1,4 +1,4 @@
-//! Metrics on an address of their own: OpenMetrics text over HTTP, for whoever scrapes it.
+//! Metrics as text, in the format that a scraper accepts; and served over HTTP on an address of their own.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -21,9 +21,7 @@ use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use crate::core::hint::Hint;
-
-/// What OpenMetrics' specification 1.0.0 calls its text.
-pub const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::core::negotiation::{weight_of, weights};
 
 /// Connections that are served at once; further ones wait.
 const CONNECTIONS: usize = 16;
@@ -37,10 +35,75 @@ const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long to wait when no connection can be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How metrics are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' text format 0.0.4, which `promtool` and pushgateways read.
+    Prometheus,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// OpenMetrics where a scraper names it and likes it no less than plain text, as Prometheus itself does; else the
+    /// format that all read.
+    pub fn accepted(headers: &HeaderMap) -> Format {
+        let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let weights: Vec<(&str, f32)> = weights(ranges).collect();
+        let open = weight_of(&weights, "application/openmetrics-text").unwrap_or(0.0);
+        let plain = weight_of(&weights, "text/plain").unwrap_or(0.0);
+        if open > 0.0 && open >= plain { Format::OpenMetrics } else { Format::Prometheus }
+    }
+
+    /// What its specification calls it.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
 /// All that is registered, as text.
-pub fn text_of(registry: &Registry) -> String {
+pub fn text_of(registry: &Registry, format: Format) -> String {
     let mut text = String::new();
     encode(&mut text, registry).expect("memory takes all text");
+    match format {
+        Format::OpenMetrics => text,
+        Format::Prometheus => prometheus_text(&text),
+    }
+}
+
+/// The same metrics in Prometheus' older format: counters and infos are named by their samples, and there are neither units
+/// nor a mark of the end.
+fn prometheus_text(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = None;
+    for line in open_metrics.lines() {
+        let described = line.strip_prefix("# ").and_then(|rest| {
+            let mut words = rest.splitn(3, ' ');
+            Some((words.next()?, words.next()?, words.next().unwrap_or_default()))
+        });
+        match described {
+            Some(("HELP", _, words)) => help = Some(words),
+            Some(("TYPE", family, kind)) => {
+                let (suffix, kind) = match kind {
+                    "counter" => ("_total", "counter"),
+                    "info" => ("_info", "gauge"),
+                    "unknown" => ("", "untyped"),
+                    kind => ("", kind),
+                };
+                let help = help.take().unwrap_or_default();
+                text += &format!("# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} {kind}\n");
+            }
+            // Units, and the end.
+            _ if line.starts_with('#') => {}
+            _ => {
+                text += line;
+                text.push('\n');
+            }
+        }
+    }
     text
 }
 
@@ -63,7 +126,7 @@ pub async fn listen(address: &str) -> anyhow::Result<TcpListener> {
 /// Serves `GET /metrics` for as long as it is polled; `expose` gives the text.
 pub async fn serve<F: Future<Output = String> + Send + 'static>(
     listener: TcpListener,
-    expose: impl Fn() -> F + Clone + Send + Sync + 'static,
+    expose: impl Fn(Format) -> F + Clone + Send + Sync + 'static,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -83,7 +146,7 @@ pub async fn serve<F: Future<Output = String> + Send + 'static>(
     }
 }
 
-async fn serve_connection<F: Future<Output = String>>(stream: TcpStream, expose: impl Fn() -> F) {
+async fn serve_connection<F: Future<Output = String>>(stream: TcpStream, expose: impl Fn(Format) -> F) {
     let service = service_fn(|request: Request<Incoming>| {
         let expose = &expose;
         async move { Ok::<_, Infallible>(answer(&request, expose).await) }
@@ -98,7 +161,7 @@ async fn serve_connection<F: Future<Output = String>>(stream: TcpStream, expose:
 
 async fn answer<F: Future<Output = String>>(
     request: &Request<Incoming>,
-    expose: impl Fn() -> F,
+    expose: impl Fn(Format) -> F,
 ) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     if request.uri().path() != "/metrics" {
@@ -107,8 +170,11 @@ async fn answer<F: Future<Output = String>>(
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     } else {
-        *response.body_mut() = Full::from(expose().await);
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(CONTENT));
+        let format = Format::accepted(request.headers());
+        *response.body_mut() = Full::from(expose(format).await);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+        headers.insert(VARY, HeaderValue::from_static("Accept"));
     }
     response
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::header::{CONTENT_ENCODING, HeaderMap};
+use hyper::header::HeaderMap;
 use tokio::time::{Instant, sleep};
 
 use super::problem::Problem;
@@ -27,7 +27,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 pub fn check_format(headers: &HeaderMap) -> Result<(), Problem> {
     match Format::of(headers) {
         Ok(Format::Json) => Ok(()),
-        Err(problem) if headers.contains_key(CONTENT_ENCODING) => Err(problem),
         Ok(Format::Ndjson) | Err(_) => {
             let detail = "expected the header `Content-Type: application/json`, in UTF-8";
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
@@ -38,7 +37,7 @@ pub fn check_format(headers: &HeaderMap) -> Result<(), Problem> {
 /// 503: nobody would hear of it.
 pub fn no_channel() -> Problem {
     let detail = "no channel for health alerts is configured: not stored";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).lasting()
 }
 
 /// 200 once all channels have been told of a stored alert, or 202 where that takes longer.

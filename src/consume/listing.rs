@@ -1,17 +1,17 @@
 //! `GET /event` and `GET /event/{id}`: stored events as JSON.
 
 use hyper::StatusCode;
-use hyper::body::Bytes;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, VARY};
 use hyper::http::request::Parts;
 
 use super::problem::Problem;
 use super::routes::{Answer, json_response};
-use super::share::{Held, ResponseShare};
+use super::share::{ResponseShare, reserve};
 use crate::core::event::StoredEvent;
+use crate::core::negotiation::{weight_of, weights};
 use crate::core::query::Query;
+use crate::store::Store;
 use crate::store::backend::{Page, StoreError};
-use crate::store::{Reservation, Store};
 
 /// Answers with the page that the query string asks for.
 ///
@@ -47,6 +47,7 @@ pub async fn show_event(store: &Store, head: &Parts, id: i64) -> Result<Answer, 
     let event = event.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no event with this id"))?;
     let mut body = Vec::new();
     write_event(&event, &mut body);
+    body.push(b'\n');
     reserved_response(store, head, body)
 }
 
@@ -59,23 +60,8 @@ pub fn unreadable(error: StoreError) -> Problem {
 }
 
 fn reserved_response(store: &Store, head: &Parts, body: Vec<u8>) -> Result<Answer, Problem> {
-    let held = ResponseShare::take(&head.extensions, body.len())?;
-    let reservation = store.reserve_response(body.len()).ok_or_else(Problem::overloaded)?;
-    let body = Bytes::from_owner(Reserved { body, _reservation: reservation, _held: held });
-    Ok(json_response(StatusCode::OK, body))
-}
-
-/// A body that gives back its room in memory once it is written.
-struct Reserved {
-    body: Vec<u8>,
-    _reservation: Reservation,
-    _held: Option<Held>,
-}
-
-impl AsRef<[u8]> for Reserved {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
-    }
+    let share = ResponseShare::of(&head.extensions);
+    Ok(json_response(StatusCode::OK, reserve(store, share.as_ref(), body)?))
 }
 
 /// The pages before and after this one (RFC 8288), as references to the path that was asked for.
@@ -102,18 +88,8 @@ fn links_of(parameters: &str, query: &Query, page: &Page) -> Vec<HeaderValue> {
 
 fn accepts_ndjson(headers: &HeaderMap) -> bool {
     let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut ranges = ranges.flat_map(|value| value.split(','));
-    ranges.any(|range| {
-        let mut parts = range.split(';').map(str::trim);
-        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/x-ndjson"));
-        named && !parts.any(is_refusal)
-    })
-}
-
-/// RFC 9110, section 12.4.2: a weight of zero means "not acceptable".
-fn is_refusal(parameter: &str) -> bool {
-    let weight = parameter.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
-    weight.is_some_and(|(_, weight)| weight.trim().parse() == Ok(0.0))
+    let weights: Vec<(&str, f32)> = weights(ranges).collect();
+    weight_of(&weights, "application/x-ndjson").is_some_and(|weight| weight > 0.0)
 }
 
 fn as_array(events: &[StoredEvent]) -> Vec<u8> {
@@ -124,7 +100,7 @@ fn as_array(events: &[StoredEvent]) -> Vec<u8> {
         }
         write_event(event, &mut body);
     }
-    body.push(b']');
+    body.extend_from_slice(b"]\n");
     body
 }
 

@@ -1,4 +1,4 @@
-//! What `consume` tells of itself, as OpenMetrics.
+//! What `consume` tells of itself, as Prometheus text or OpenMetrics.
 //!
 //! No label comes from what clients send: routes and outcomes are a fixed few.
 
@@ -176,7 +176,7 @@ impl Metrics {
     }
 
     /// All of it as text, with what the store tells at this moment.
-    pub async fn text(&self, store: &Store) -> String {
+    pub async fn text(&self, store: &Store, format: exposition::Format) -> String {
         let backlog = store.backlog();
         self.queue_events.set(as_gauge(backlog.events));
         self.queue_bytes.set(as_gauge(backlog.bytes));
@@ -193,7 +193,7 @@ impl Metrics {
                 self.open_deliveries.get_or_create(&ChannelLabels { channel }).inc_by(count);
             }
         }
-        exposition::text_of(&self.registry)
+        exposition::text_of(&self.registry, format)
     }
 }
 

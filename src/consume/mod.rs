@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod client;
+mod coding;
 mod connection;
 mod content;
 mod cross_origin;
@@ -179,9 +180,9 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
 /// Serves metrics at their own address, where they have one.
 async fn serve_metrics(listener: Option<TcpListener>, metrics: Arc<Metrics>, store: Store) {
     let Some(listener) = listener else { return std::future::pending().await };
-    let expose = move || {
+    let expose = move |format| {
         let (metrics, store) = (Arc::clone(&metrics), store.clone());
-        async move { metrics.text(&store).await }
+        async move { metrics.text(&store, format).await }
     };
     exposition::serve(listener, expose).await;
 }

@@ -6,16 +6,11 @@ use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hyper::Response;
-use hyper::body::Bytes;
-use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
-};
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY};
 use sha2::{Digest, Sha256};
 
-use super::content::Content;
-use super::routes::Answer;
+use super::routes::{Answer, response_of};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -23,11 +18,9 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(policy);
 
 /// The page, with headers that forbid everything but itself.
 pub fn answer() -> Answer {
-    let mut response = Response::new(Content::Whole(Bytes::from_static(PAGE.as_bytes())));
+    let mut response = response_of(StatusCode::OK, "text/html; charset=utf-8", PAGE);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     // Another version of the program has another page.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -40,6 +40,11 @@ impl Problem {
         problem.with_header(ALLOW, HeaderValue::from_static(allowed))
     }
 
+    /// The same, where to try again does not help until the settings change.
+    pub fn lasting(self) -> Problem {
+        Problem { header: self.header.filter(|header| header.0 != RETRY_AFTER), ..self }
+    }
+
     /// The same, with a header.
     pub fn with_header(self, name: HeaderName, value: HeaderValue) -> Problem {
         Problem { header: Some(Box::new((name, value))), ..self }
@@ -63,7 +68,8 @@ impl Problem {
             detail: &self.detail,
             errors: &self.errors,
         };
-        let body = serde_json::to_vec(&body).expect("strings and numbers always serialize");
+        let mut body = serde_json::to_vec(&body).expect("strings and numbers always serialize");
+        body.push(b'\n');
         let mut response = json_response(self.status, body);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -95,6 +101,17 @@ impl From<ParseError> for Problem {
             ParseError::Syntax(message) => {
                 Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {message}"))
             }
+            ParseError::SeveralValues { line, column } => {
+                let detail = format!(
+                    "the body holds more than one JSON value: the second begins at line {line} column {column}; \
+                    send one array, or newline-delimited JSON with `Content-Type: application/x-ndjson`"
+                );
+                Problem::new(StatusCode::BAD_REQUEST, detail)
+            }
+            ParseError::Line { number, message } => Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("line {number} of the body is not JSON: {message}"),
+            ),
             ParseError::Shape { errors, total } => {
                 let detail = match total - errors.len() {
                     0 => "the body does not fit".to_owned(),
@@ -138,6 +155,12 @@ impl From<StoreError> for Problem {
 }
 
 impl Problem {
+    /// 413: a body, or what it stands for, is above the limit.
+    pub fn body_too_large(limit_bytes: usize) -> Problem {
+        let detail = format!("the body is larger than {limit_bytes} bytes: not stored");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
     /// 503: memory or the queue is full.
     pub fn overloaded() -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many events wait for the store: not stored")

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, TRANSFER_ENCODING,
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    TRANSFER_ENCODING, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::json;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::client::Client;
@@ -19,10 +21,12 @@ use super::cross_origin::CrossOrigin;
 use super::metrics::{EventOutcome, Metrics, Target};
 use super::problem::Problem;
 use super::requests::{Answered, RequestLog, origin_of};
+use super::share::ResponseShare;
 use super::stream::{self, Hub};
-use super::{health_alert, listing, openapi, page, token, upload};
+use super::{coding, health_alert, listing, openapi, page, token, upload};
 use crate::alert::Alerts;
 use crate::auth::{Access, Issuer};
+use crate::core::coding::Coding;
 use crate::core::event::Event;
 use crate::core::query::parse_position;
 use crate::core::timestamp::Timestamp;
@@ -30,8 +34,17 @@ use crate::exposition;
 use crate::store::backend::{Append, Outcome};
 use crate::store::{AppendError, Reservation, Store};
 
+/// Fetch standard, section 3.7.
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// The most headers of a request: hyper's own limit over HTTP/1.1.
+const MAXIMUM_HEADERS: usize = 100;
+
 /// A response whose body is in memory, or a stream of events.
 pub type Answer = Response<Content>;
+
+/// What became of events, if the store has said it in time.
+type Appended = Result<Result<Outcome, AppendError>, Elapsed>;
 
 /// What answering a request takes.
 pub struct Routes {
@@ -72,6 +85,11 @@ impl Routes {
         let (head, body) = request.into_parts();
         let target = Target::of(&head.method, head.uri.path());
         let trace = origin_of(&head.headers);
+        let reads = matches!(head.method, Method::GET | Method::HEAD);
+        let (accepted, share) = match reads {
+            true => (coding::accepted(&head.headers), ResponseShare::of(&head.extensions)),
+            false => (None, None),
+        };
         let mut unread = Some(body);
         let mut origin = None;
         let answer = self.checked(head, &mut origin, &mut unread, client, draining).await;
@@ -80,6 +98,9 @@ impl Routes {
             reason = problem.reason();
             problem.into_response()
         });
+        if reads {
+            answer = coding::compressed(answer, accepted, &self.store, share).await;
+        }
         self.cross_origin.mark(&mut answer, origin);
         let unread = unread.and_then(upload::unread_of);
         if unread.is_some() {
@@ -101,6 +122,7 @@ impl Routes {
         client: Client,
         draining: bool,
     ) -> Result<Answer, Problem> {
+        check_count(&head)?;
         check_host(&head)?;
         // Probes ask whatever address they find the service at, and learn nothing that others must not.
         if !is_probe(head.uri.path()) {
@@ -155,7 +177,7 @@ impl Routes {
                 self.in_time(stream::open(&self.hub, &self.store, &head, valid_until)).await
             }
             "/event/stream" => Err(Problem::method_not_allowed("GET, HEAD")),
-            "/metrics" if self.exposes_metrics && reads => Ok(self.expose().await),
+            "/metrics" if self.exposes_metrics && reads => Ok(self.expose(&head.headers).await),
             "/metrics" if self.exposes_metrics => Err(Problem::method_not_allowed("GET, HEAD")),
             "/api/v1/health-alert" if head.method == Method::POST => {
                 self.take_health_alert(head, unread).await
@@ -186,7 +208,7 @@ impl Routes {
         client: Client,
     ) -> Result<Answer, Problem> {
         token::check_form(&head.headers)?;
-        let (form, _reservation) = self.read(unread, head.version, token::FORM_LIMIT_BYTES).await?;
+        let (form, _reservation) = self.read(unread, head.version, None, token::FORM_LIMIT_BYTES).await?;
         timeout(self.store_timeout, token::answer(issuer, &head.headers, &form, client)).await.unwrap_or_else(
             |_| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the login was not checked in time")),
         )
@@ -196,34 +218,53 @@ impl Routes {
         &self,
         unread: &mut Option<Incoming>,
         version: Version,
+        coding: Option<Coding>,
         limit_bytes: usize,
     ) -> Result<(Bytes, Reservation), Problem> {
         let reading = upload::read(unread, version, &self.store, limit_bytes);
-        timeout(self.body_timeout, reading).await.unwrap_or_else(|_| {
+        let (body, reservation) = timeout(self.body_timeout, reading).await.unwrap_or_else(|_| {
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time: not stored"))
-        })
+        })?;
+        match coding {
+            None => Ok((body, reservation)),
+            Some(coding) => coding::decode(coding, body, reservation, limit_bytes).await,
+        }
     }
 
     async fn store_events(&self, head: Parts, unread: &mut Option<Incoming>) -> Result<Answer, Problem> {
         let format = upload::Format::of(&head.headers)?;
+        let coding = coding::of_request(&head.headers)?;
         let key = upload::key_of(&head.headers)?;
         // The head is a view of the buffer that hyper reads into, which can be used again without it.
         let (version, place) = (head.version, place_of(&head));
         drop(head);
-        let (body, reservation) = self.read(unread, version, self.body_limit_bytes).await?;
+        let (body, reservation) = self.read(unread, version, coding, self.body_limit_bytes).await?;
         let (events, list) = format.parse(&body)?;
-        let key = key.map(|key| upload::idempotency_key(key, &body));
+        let is_line = format == upload::Format::Ndjson && events.len() == 1;
+        let key = key.map(|key| upload::Keys::of(key, &body, is_line));
         drop(body);
-        let count = events.len();
-        let deliveries = self.alerts.deliveries_of(&events);
-        let first_id = self.append(Append { events, key, deliveries }, reservation).await?;
+        let (count, deliveries) = (events.len(), self.alerts.deliveries_of(&events));
+        let (key, other) = key.map_or((None, None), |keys| (Some(keys.key), keys.as_one_event));
+        let other = other.map(|key| Append {
+            events: events.clone(),
+            key: Some(key),
+            deliveries: deliveries.clone(),
+        });
+        let mut appended = self.try_append(Append { events, key, deliveries }, reservation).await;
+        let mut list = list;
+        if let (Ok(Ok(Outcome::KeyReused)), Some(other)) = (&appended, other) {
+            appended = self.try_append(other, self.store.reserve()).await;
+            list = false;
+        }
+        let first_id = self.settle(appended, count)?;
         Ok(if list { stored_list(count) } else { stored_one(place, first_id) })
     }
 
     async fn take_health_alert(&self, head: Parts, unread: &mut Option<Incoming>) -> Result<Answer, Problem> {
         health_alert::check_format(&head.headers)?;
+        let coding = coding::of_request(&head.headers)?;
         let (key, place) = (upload::key_of(&head.headers)?, place_of(&head));
-        let (body, reservation) = self.read(unread, head.version, self.body_limit_bytes).await?;
+        let (body, reservation) = self.read(unread, head.version, coding, self.body_limit_bytes).await?;
         let event = Event::parse_health_alert(&body)?;
         let key = key.map(|key| upload::idempotency_key(key, &body));
         drop(body);
@@ -236,13 +277,24 @@ impl Routes {
         Ok(health_alert::answer(&self.store, place, id).await)
     }
 
-    /// Stores events, and rings for whoever is to be told of them; the id of the first.
     async fn append(&self, append: Append, reservation: Reservation) -> Result<i64, Problem> {
-        let (count, is_alert) = (append.events.len(), !append.deliveries.is_empty());
+        let count = append.events.len();
+        let appended = self.try_append(append, reservation).await;
+        self.settle(appended, count)
+    }
+
+    /// Stores events, and rings for whoever is to be told of them.
+    async fn try_append(&self, append: Append, reservation: Reservation) -> Appended {
+        let is_alert = !append.deliveries.is_empty();
         let appended = timeout(self.store_timeout, self.store.append(append, reservation)).await;
         if is_alert {
             self.alerts.ring();
         }
+        appended
+    }
+
+    /// Counts events by what became of them; the id of the first.
+    fn settle(&self, appended: Appended, count: usize) -> Result<i64, Problem> {
         let (counted, answer) = match appended {
             Ok(Ok(Outcome::Stored { first_id, repeated: false })) => {
                 self.hub.ring();
@@ -264,9 +316,11 @@ impl Routes {
         answer
     }
 
-    async fn expose(&self) -> Answer {
-        let mut response = uncached(Response::new(self.metrics.text(&self.store).await.into()));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT));
+    async fn expose(&self, headers: &HeaderMap) -> Answer {
+        let format = exposition::Format::accepted(headers);
+        let text = self.metrics.text(&self.store, format).await;
+        let mut response = uncached(response_of(StatusCode::OK, format.content_type(), text));
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
         response
     }
 
@@ -285,15 +339,32 @@ impl Routes {
 
 /// A response with a body of JSON.
 pub fn json_response(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Content::Whole(body.into()));
+    response_of(status, "application/json", body.into())
+}
+
+/// A response of a type, which browsers neither guess otherwise nor give to pages of other sites.
+pub fn response_of(status: StatusCode, content_type: &'static str, content: impl Into<Content>) -> Answer {
+    let mut response = Response::new(content.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response
 }
 
 /// Whether a path is asked by load balancers and the like.
 fn is_probe(path: &str) -> bool {
     matches!(path.strip_suffix('/').unwrap_or(path), "/health" | "/ready")
+}
+
+/// Over HTTP/2 there may be no more headers than hyper takes over HTTP/1.1, which answers 431 by itself.
+fn check_count(head: &Parts) -> Result<(), Problem> {
+    if head.headers.len() <= MAXIMUM_HEADERS {
+        return Ok(());
+    }
+    let detail = format!("expected at most {MAXIMUM_HEADERS} headers, got {}", head.headers.len());
+    Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail))
 }
 
 /// RFC 9112, section 3.2: a request without exactly one valid `Host` is answered 400; hyper does not insist.

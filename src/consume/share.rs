@@ -5,9 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyper::StatusCode;
+use hyper::body::Bytes;
 use hyper::http::Extensions;
 
 use super::problem::Problem;
+use crate::store::{Reservation, Store};
+
+/// The share of the connection that a request came on.
+pub type Shared = Arc<ResponseShare>;
 
 /// What the responses of a connection take.
 pub struct ResponseShare {
@@ -16,7 +21,7 @@ pub struct ResponseShare {
 }
 
 /// Bytes of a share; given back when dropped.
-pub struct Held {
+struct Held {
     share: Arc<ResponseShare>,
     bytes: usize,
 }
@@ -27,19 +32,42 @@ impl ResponseShare {
         ResponseShare { limit_bytes, used: AtomicUsize::new(0) }
     }
 
-    /// Takes room for a response from the share that goes with a request; nothing where none does.
-    ///
-    /// # Errors
-    /// 503 where the responses of the connection that are not read yet leave no room.
-    pub fn take(extensions: &Extensions, bytes: usize) -> Result<Option<Held>, Problem> {
-        let Some(share) = extensions.get::<Arc<ResponseShare>>() else { return Ok(None) };
+    /// The share that goes with a request; none where its connection has one response at a time.
+    pub fn of(extensions: &Extensions) -> Option<Shared> {
+        extensions.get::<Shared>().cloned()
+    }
+
+    fn take(share: &Shared, bytes: usize) -> Result<Held, Problem> {
         let before = share.used.fetch_add(bytes, Ordering::Relaxed);
         let held = Held { share: Arc::clone(share), bytes };
         if before > 0 && before.saturating_add(bytes) > share.limit_bytes {
             let detail = "too many responses wait to be read on this connection";
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
         }
-        Ok(Some(held))
+        Ok(held)
+    }
+}
+
+/// Room in memory for a body, until it is written.
+///
+/// # Errors
+/// 503 where there is none for all, or where the responses of the connection that are not read yet leave none.
+pub fn reserve(store: &Store, share: Option<&Shared>, body: Vec<u8>) -> Result<Bytes, Problem> {
+    let held = share.map(|share| ResponseShare::take(share, body.len())).transpose()?;
+    let reservation = store.reserve_response(body.len()).ok_or_else(Problem::overloaded)?;
+    Ok(Bytes::from_owner(Reserved { body, _reservation: reservation, _held: held }))
+}
+
+/// A body that gives back its room in memory once it is written.
+struct Reserved {
+    body: Vec<u8>,
+    _reservation: Reservation,
+    _held: Option<Held>,
+}
+
+impl AsRef<[u8]> for Reserved {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
     }
 }
 

@@ -13,9 +13,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Response, StatusCode};
+use hyper::{Method, StatusCode};
 use tokio::time::Instant;
 
 use self::follower::Follower;
@@ -23,7 +23,7 @@ pub use self::hub::Hub;
 use super::content::Content;
 use super::listing::unreadable;
 use super::problem::Problem;
-use super::routes::{Answer, uncached};
+use super::routes::{Answer, response_of, uncached};
 use crate::core::query::{Query, StreamQuery, parse_position};
 use crate::store::Store;
 
@@ -65,10 +65,8 @@ pub async fn open(
 }
 
 fn response(content: Content) -> Answer {
-    let mut response = uncached(Response::new(content));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(UNBUFFERED, HeaderValue::from_static("no"));
+    let mut response = uncached(response_of(StatusCode::OK, "text/event-stream", content));
+    response.headers_mut().insert(UNBUFFERED, HeaderValue::from_static("no"));
     response
 }
 

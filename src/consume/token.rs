@@ -6,10 +6,10 @@ use serde_json::json;
 use tracing::warn;
 
 use super::client::Client;
+use super::coding::check_uncompressed;
 use super::problem::Problem;
 use super::requests::{origin_of, trace_of};
 use super::routes::{Answer, json_response, uncached};
-use super::upload::check_encoding;
 use crate::auth::grant::Grant;
 use crate::auth::{Denied, GrantError, Issuer, Tokens};
 use crate::core::trace::TraceParent;
@@ -46,7 +46,7 @@ pub async fn answer(
 /// # Errors
 /// 415 where it is not, or is compressed.
 pub fn check_form(headers: &HeaderMap) -> Result<(), Problem> {
-    check_encoding(headers)?;
+    check_uncompressed(headers)?;
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {

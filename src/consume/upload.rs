@@ -2,13 +2,13 @@
 
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::{StatusCode, Version};
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 use crate::core::event::Event;
-use crate::core::text::excerpt;
+use crate::core::text::{excerpt, without_byte_order_mark};
 use crate::store::backend::IdempotencyKey;
 use crate::store::{Reservation, Store};
 
@@ -28,9 +28,8 @@ impl Format {
     /// The format that the headers announce.
     ///
     /// # Errors
-    /// 415 for all others, for none, which any web page can send, and for a body that is compressed.
+    /// 415 for all others, and for none, which any web page can send.
     pub fn of(headers: &HeaderMap) -> Result<Format, Problem> {
-        check_encoding(headers)?;
         let Some(content_type) = headers.get(CONTENT_TYPE) else {
             let detail = "there is no Content-Type header: send `Content-Type: application/json`, or \
                 `application/x-ndjson` for lines";
@@ -44,7 +43,8 @@ impl Format {
             _ => None,
         };
         let in_utf8 = parts.all(|part| match part.split_once('=') {
-            Some(("charset", charset)) => charset.trim_matches('"') == "utf-8",
+            // `utf8` is not a registered name, and common; US-ASCII is a part of UTF-8.
+            Some(("charset", charset)) => ["utf-8", "utf8", "us-ascii"].contains(&charset.trim_matches('"')),
             _ => true,
         });
         format.filter(|_| in_utf8).ok_or_else(|| {
@@ -61,25 +61,14 @@ impl Format {
     /// # Errors
     /// 400 with all that is wrong with them.
     pub fn parse(self, body: &[u8]) -> Result<(Vec<Event>, bool), Problem> {
-        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+        let text = without_byte_order_mark(body);
+        let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
         match (self, first) {
             (Format::Ndjson, _) => Ok((Event::parse_lines(body)?, true)),
             (Format::Json, Some(b'[')) => Ok((Event::parse_array(body)?, true)),
             (Format::Json, _) => Ok((vec![Event::parse(body)?], false)),
         }
     }
-}
-
-/// Makes sure that a body is not compressed.
-///
-/// # Errors
-/// 415 where it is.
-pub fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    if !headers.contains_key(CONTENT_ENCODING) {
-        return Ok(());
-    }
-    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted");
-    Err(problem.with_header(ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
 /// The value of the `Idempotency-Key` header, if there is one.
@@ -104,6 +93,28 @@ pub fn idempotency_key(key: String, body: &[u8]) -> IdempotencyKey {
     IdempotencyKey { key, body_digest: Sha256::digest(body).into() }
 }
 
+/// A key together with what a request says that may have been stored under it.
+pub struct Keys {
+    /// What the request is stored under.
+    pub key: IdempotencyKey,
+    /// One line of NDJSON has the bytes of a single event, and another answer. Under this key the same bytes are found that
+    /// came as that event, or as a line when lines and events were not told apart: they are answered as that event was.
+    pub as_one_event: Option<IdempotencyKey>,
+}
+
+impl Keys {
+    /// The digest of a body tells by itself how it is answered, unless it is one line of NDJSON.
+    pub fn of(key: String, body: &[u8], is_line: bool) -> Keys {
+        let as_event = idempotency_key(key, body);
+        if !is_line {
+            return Keys { key: as_event, as_one_event: None };
+        }
+        let digest = Sha256::new().chain_update(b"application/x-ndjson\n").chain_update(body).finalize();
+        let key = IdempotencyKey { key: as_event.key.clone(), body_digest: digest.into() };
+        Keys { key, as_one_event: Some(as_event) }
+    }
+}
+
 /// A body, unless all of it has been read.
 pub fn unread_of(body: Incoming) -> Option<Incoming> {
     Some(body).filter(|body| !body.is_end_stream())
@@ -121,10 +132,7 @@ pub async fn read(
     store: &Store,
     limit_bytes: usize,
 ) -> Result<(Bytes, Reservation), Problem> {
-    let too_large = || {
-        let detail = format!("the body is larger than {limit_bytes} bytes: not stored");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
-    };
+    let too_large = || Problem::body_too_large(limit_bytes);
     let cut_off = || Problem::new(StatusCode::BAD_REQUEST, "the body is cut off or malformed: not stored");
     let Some(body) = unread else { return Err(Problem::overloaded()) };
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
@@ -151,7 +159,6 @@ pub async fn read(
             continue;
         }
         if joined.is_empty() {
-            joined.reserve(announced);
             joined.extend_from_slice(&first);
         }
         joined.extend_from_slice(&chunk);

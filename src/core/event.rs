@@ -18,6 +18,14 @@ pub const HEALTH_ALERT: &str = "health_alert";
 /// The most member errors that one refusal lists; the rest are counted.
 const LISTED_ERRORS: usize = 100;
 
+/// What to do where an object goes on behind the end of its line.
+const WHOLE_LINES: &str =
+    "; each line is an object of its own: send one that has several lines as `application/json`";
+
+/// What to do where lines have lost their ends.
+const NO_NEWLINES: &str =
+    "; each object needs a line of its own: `curl` keeps them with `--data-binary`, not with `-d`";
+
 /// The longest part of a stranger's text that a message repeats, in characters.
 const EXCERPT_LIMIT: usize = 64;
 
@@ -51,6 +59,20 @@ pub enum ParseError {
     },
     /// The text is not JSON; the message names line and column and repeats nothing of the text.
     Syntax(String),
+    /// There is another JSON value behind the first, as newline-delimited JSON has it.
+    SeveralValues {
+        /// The line on which the second begins, from 1.
+        line: usize,
+        /// Its column there, in bytes, from 1.
+        column: usize,
+    },
+    /// A line of newline-delimited JSON is not JSON.
+    Line {
+        /// Its number, from 1; blank lines are counted.
+        number: usize,
+        /// What is wrong with it.
+        message: String,
+    },
     /// The JSON is not an event; every offending member is named, up to a bound.
     Shape {
         /// The first of the errors, in the order of the text.
@@ -75,8 +97,8 @@ impl Event {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(bytes: &[u8]) -> Result<Event, ParseError> {
-        let Checked { event, errors } = read(bytes)?;
-        event.ok_or_else(|| shape(errors.into_iter()))
+        let Checked { event, refusal } = read(bytes)?;
+        event.ok_or(ParseError::Shape { errors: refusal.errors, total: refusal.total })
     }
 
     /// Reads a JSON array of events; not empty.
@@ -93,7 +115,7 @@ impl Event {
     /// # Errors
     /// Everything that is wrong with it, each pointer starting with the position among the events.
     pub fn parse_lines(bytes: &[u8]) -> Result<Vec<Event>, ParseError> {
-        let text = as_utf8(bytes)?;
+        let text = without_mark(as_utf8(bytes)?);
         let mut events = Vec::new();
         let mut refusal = Refusal::default();
         let lines = text.split('\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
@@ -102,9 +124,17 @@ impl Event {
                 Ok(event) => events.push(event),
                 Err(ParseError::Shape { errors, total }) => refusal.add(position, errors, total),
                 Err(ParseError::Syntax(message)) => {
-                    return Err(ParseError::Syntax(format!("line {} of the body: {message}", number + 1)));
+                    let whole = if message.starts_with("EOF") { WHOLE_LINES } else { "" };
+                    return Err(ParseError::Line {
+                        number: number + 1,
+                        message: format!("{message}{whole}"),
+                    });
                 }
-                Err(error @ ParseError::Encoding { .. }) => return Err(error),
+                Err(ParseError::SeveralValues { column, .. }) => {
+                    let message = format!("a second value begins at column {column}{NO_NEWLINES}");
+                    return Err(ParseError::Line { number: number + 1, message });
+                }
+                Err(error) => return Err(error),
             }
         }
         refusal.finish(events)
@@ -145,15 +175,26 @@ fn as_utf8(bytes: &[u8]) -> Result<&str, ParseError> {
 
 /// Reads JSON after checking its encoding, because serde_json does not check what it skips.
 fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ParseError> {
-    serde_json::from_str(as_utf8(bytes)?).map_err(|error| ParseError::Syntax(error.to_string()))
+    let text = without_mark(as_utf8(bytes)?);
+    serde_json::from_str(text)
+        .map_err(|error| second_value(text, &error).unwrap_or_else(|| ParseError::Syntax(error.to_string())))
 }
 
-fn shape(errors: impl ExactSizeIterator<Item = MemberError>) -> ParseError {
-    let total = errors.len();
-    ParseError::Shape { errors: errors.take(LISTED_ERRORS).collect(), total }
+/// RFC 8259, section 8.1.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// The errors found so far in a list of events.
+/// Where another value begins behind the first, if that is what an error is about.
+fn second_value(text: &str, error: &serde_json::Error) -> Option<ParseError> {
+    let (line, column) = (error.line(), error.column());
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    let rest = text[values.byte_offset()..].trim_ascii_start();
+    rest.starts_with(['{', '[']).then_some(ParseError::SeveralValues { line, column })
+}
+
+/// The errors found so far: the first of them, and how many there are.
 #[derive(Default)]
 struct Refusal {
     errors: Vec<MemberError>,
@@ -193,7 +234,7 @@ impl Refusal {
 /// An event, or everything that is wrong with what stands in its place.
 struct Checked {
     event: Option<Event>,
-    errors: Vec<MemberError>,
+    refusal: Refusal,
 }
 
 impl<'de> Deserialize<'de> for Checked {
@@ -210,7 +251,8 @@ impl<'de> Deserialize<'de> for Checked {
 impl Checked {
     fn not_an_object(kind: &str) -> Checked {
         let detail = format!("expected an object, got {kind}");
-        Checked { event: None, errors: vec![MemberError { pointer: String::new(), detail }] }
+        let errors = vec![MemberError { pointer: String::new(), detail }];
+        Checked { event: None, refusal: Refusal { errors, total: 1 } }
     }
 }
 
@@ -342,13 +384,10 @@ impl<'de> Deserialize<'de> for CheckedArray {
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<CheckedArray, A::Error> {
                 let mut array = CheckedArray { events: Vec::new(), refusal: Refusal::default() };
                 let mut position = 0;
-                while let Some(Checked { event, errors }) = items.next_element()? {
+                while let Some(Checked { event, refusal }) = items.next_element()? {
                     match event {
                         Some(event) => array.events.push(event),
-                        None => {
-                            let total = errors.len();
-                            array.refusal.add(position, errors, total);
-                        }
+                        None => array.refusal.add(position, refusal.errors, refusal.total),
                     }
                     position += 1;
                 }
@@ -502,29 +541,26 @@ impl<'de> Inside<'de> for EventMembers {
     fn read<A: MapAccess<'de>>(mut members: A) -> Result<Checked, A::Error> {
         let mut event_type = Member::new("/event_type", Some(EVENT_TYPE_LIMIT));
         let mut event_payload = Member::new("/event_payload", None);
-        let mut errors = Vec::new();
+        let mut refusal = Refusal::default();
         while let Some(name) = members.next_key::<Name>()? {
             match name {
-                Name::EventType => event_type.set(members.next_value()?, &mut errors),
-                Name::EventPayload => event_payload.set(members.next_value()?, &mut errors),
+                Name::EventType => event_type.set(members.next_value()?, &mut refusal),
+                Name::EventPayload => event_payload.set(members.next_value()?, &mut refusal),
                 Name::Unknown(name) => {
                     members.next_value::<IgnoredAny>()?;
-                    if errors.len() > LISTED_ERRORS {
-                        return Err(A::Error::custom("too many unknown members"));
-                    }
-                    errors.push(unknown_member(&name));
+                    refusal.add_one(unknown_member(&name));
                 }
             }
         }
-        let event_type = event_type.finish(&mut errors);
-        let event_payload = event_payload.finish(&mut errors);
+        let event_type = event_type.finish(&mut refusal);
+        let event_payload = event_payload.finish(&mut refusal);
         let event = match (event_type, event_payload) {
-            (Some(event_type), Some(event_payload)) if errors.is_empty() => {
+            (Some(event_type), Some(event_payload)) if refusal.total == 0 => {
                 Some(Event { event_type, event_payload })
             }
             _ => None,
         };
-        Ok(Checked { event, errors })
+        Ok(Checked { event, refusal })
     }
 }
 
@@ -541,23 +577,20 @@ impl Member {
         Member { pointer, character_limit, seen: false, text: None }
     }
 
-    fn set(&mut self, text: Text, errors: &mut Vec<MemberError>) {
+    fn set(&mut self, text: Text, refusal: &mut Refusal) {
         let checked =
             if self.seen { Err("given twice".to_owned()) } else { text.check(self.character_limit) };
         self.seen = true;
         match checked {
             Ok(text) => self.text = Some(text),
-            Err(detail) if errors.len() <= LISTED_ERRORS => {
-                errors.push(MemberError { pointer: self.pointer.to_owned(), detail });
-            }
-            Err(_) => {}
+            Err(detail) => refusal.add_one(MemberError { pointer: self.pointer.to_owned(), detail }),
         }
     }
 
-    fn finish(self, errors: &mut Vec<MemberError>) -> Option<String> {
+    fn finish(self, refusal: &mut Refusal) -> Option<String> {
         if !self.seen {
             let detail = "missing: expected a string".to_owned();
-            errors.push(MemberError { pointer: self.pointer.to_owned(), detail });
+            refusal.add_one(MemberError { pointer: self.pointer.to_owned(), detail });
         }
         self.text
     }
@@ -692,11 +725,50 @@ mod tests {
     fn bytes_that_are_not_json_are_refused() {
         let offset = Event::parse(b"{\"event_type\":\"\xff\"}").unwrap_err();
         assert_eq!(offset, ParseError::Encoding { offset: 15 });
-        for wrong in ["", "{", "nul", r#"{"event_type":"\ud800","event_payload":""}"#, "{} {}"] {
+        for wrong in
+            ["", "{", "nul", r#"{"event_type":"\ud800","event_payload":""}"#, "{} x", "\u{feff}\u{feff}{}"]
+        {
             assert!(matches!(Event::parse(wrong.as_bytes()), Err(ParseError::Syntax(_))), "{wrong}");
         }
         let in_a_skipped_member = b"{\"other\":\"\xff\",\"event_type\":\"\",\"event_payload\":\"\"}";
         assert!(matches!(Event::parse(in_a_skipped_member), Err(ParseError::Encoding { .. })));
+    }
+
+    #[test]
+    fn a_byte_order_mark_at_the_start_is_passed_over() {
+        let event = r#"{"event_type":"a","event_payload":"b"}"#;
+        let marked = format!("\u{feff}{event}");
+        assert_eq!(Event::parse(marked.as_bytes()), Event::parse(event.as_bytes()));
+        assert_eq!(Event::parse_lines(marked.as_bytes()), Event::parse_lines(event.as_bytes()));
+        let array = format!("\u{feff}[{event}]");
+        assert_eq!(Event::parse_array(array.as_bytes()).map(|events| events.len()), Ok(1));
+        // Offsets are those of the bytes as they came.
+        assert_eq!(Event::parse(b"\xef\xbb\xbf\xff"), Err(ParseError::Encoding { offset: 3 }));
+        // Files with a mark each may follow one another; within a line it is no JSON.
+        let second = format!("{marked}\n{marked}");
+        assert_eq!(Event::parse_lines(second.as_bytes()).map(|events| events.len()), Ok(2));
+        let within = format!("{event}\n {marked}");
+        assert!(matches!(Event::parse_lines(within.as_bytes()), Err(ParseError::Line { number: 2, .. })));
+    }
+
+    #[test]
+    fn lines_that_are_not_told_apart_are_said_to_be() {
+        let event = r#"{"event_type":"a","event_payload":"b"}"#;
+        let column = event.len() + 1;
+        for (between, line, column) in [("", 1, column), ("\n", 2, 1), (" ", 1, column + 1)] {
+            let several = Event::parse(format!("{event}{between}{event}").as_bytes());
+            assert_eq!(several, Err(ParseError::SeveralValues { line, column }), "{between:?}");
+        }
+        let message_of = |lines: &str| match Event::parse_lines(lines.as_bytes()) {
+            Err(ParseError::Line { number, message }) => (number, message),
+            other => panic!("{other:?}"),
+        };
+        // Blank lines are counted, so that an editor finds the line.
+        let (number, message) = message_of(&format!("\n\n{event}\n{event}{event}"));
+        assert_eq!((number, message), (4, format!("a second value begins at column {column}{NO_NEWLINES}")));
+        let (number, message) = message_of(&format!("{event}\n\n{{\n}}"));
+        assert_eq!(number, 3);
+        assert!(message.starts_with("EOF") && message.ends_with(WHOLE_LINES), "{message}");
     }
 
     #[test]
@@ -722,7 +794,10 @@ mod tests {
         assert_eq!((errors.len(), total), (LISTED_ERRORS, 100_000));
         let members: Vec<String> = (0..100_000).map(|n| format!("\"m{n}\":1")).collect();
         let object = format!("{{{}}}", members.join(","));
-        assert!(Event::parse(object.as_bytes()).is_err());
+        let Err(ParseError::Shape { errors, total }) = Event::parse(object.as_bytes()) else {
+            panic!("expected errors of shape");
+        };
+        assert_eq!((errors.len(), total), (LISTED_ERRORS, 100_002));
         let long_name = format!(r#"{{"{}":1}}"#, "x".repeat(1_000_000));
         let longest =
             errors_of(Event::parse(long_name.as_bytes())).iter().map(|(_, detail)| detail.len()).max();

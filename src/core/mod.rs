@@ -3,10 +3,12 @@
 //! Nothing here knows SQL, HTTP, the command line or an async runtime.
 
 pub mod backoff;
+pub mod coding;
 pub mod event;
 pub mod glob;
 pub mod hint;
 pub mod metrics;
+pub mod negotiation;
 pub mod network;
 pub mod origin;
 pub mod outgoing;

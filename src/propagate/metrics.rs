@@ -1,4 +1,4 @@
-//! What `propagate` tells of itself while it runs, as OpenMetrics.
+//! What `propagate` tells of itself while it runs, as Prometheus text or OpenMetrics.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;

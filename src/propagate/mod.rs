@@ -77,7 +77,7 @@ async fn propagate(options: PropagateOptions) -> anyhow::Result<Completion> {
     let mut scraping = JoinSet::new();
     if let Some(address) = &options.metrics {
         let (listener, registry) = (exposition::listen(address).await?, Arc::new(registry));
-        let expose = move || std::future::ready(exposition::text_of(&registry));
+        let expose = move |format| std::future::ready(exposition::text_of(&registry, format));
         scraping.spawn(exposition::serve(listener, expose));
     }
     let (reports, reporter, output_lost) = Reporter::start(options, metrics.clone())?;

@@ -4,6 +4,7 @@ mod access;
 mod access_tokens;
 mod bodies;
 mod cancelled;
+mod coding;
 mod cross_origin;
 mod drain;
 mod garbage;

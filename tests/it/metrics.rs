@@ -1,8 +1,9 @@
-//! Metrics: OpenMetrics text that tells what happened, with few and fixed labels.
+//! Metrics: OpenMetrics or Prometheus text that tells what happened, with few and fixed labels.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use tempfile::tempdir;
 
@@ -11,9 +12,14 @@ use crate::util::http::{Connection, event};
 use crate::util::receiver::{Receiver, Reply};
 use crate::util::{Consume, Process, eventctl, refusal_of, wait_until, word_after, write_file};
 
+/// What Prometheus 3 accepts.
+const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+    application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+    text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+
 /// The samples of a scrape: name and labels, as they stand, with the value.
 fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
-    let response = Connection::open(address).get("/metrics");
+    let response = Connection::open(address).request("GET", "/metrics", &[("Accept", OPEN_METRICS)], b"");
     assert_eq!(response.status, 200, "{response:?}");
     let content_type = response.header("content-type").unwrap();
     assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -178,4 +184,82 @@ fn propagate_tells_what_it_sends() {
         assert!(samples[&format!("eventctl_propagate_{measured}_seconds_count")] >= 5.0, "{measured}");
     }
     assert!(samples.contains_key("eventctl_propagate_missed_ticks_total"));
+}
+
+/// A text of each format, from an address where nothing is counted between the two.
+fn both_formats(address: SocketAddr) -> [String; 2] {
+    [OPEN_METRICS, "*/*"]
+        .map(|accept| Connection::open(address).request("GET", "/metrics", &[("Accept", accept)], b"").text())
+}
+
+#[test]
+fn the_format_is_the_one_that_is_accepted() {
+    let directory = tempdir().unwrap();
+    let mut server = Consume::start_with(directory.path(), &["--metrics", "127.0.0.1:0"]);
+    server.store("a", "b");
+    let address = metrics_address(&mut server.process);
+    for (accept, open) in [
+        (None, false),
+        (Some("*/*"), false),
+        (Some("text/html"), false),
+        (Some("text/plain"), false),
+        (Some(OPEN_METRICS), true),
+        (Some("application/openmetrics-text"), true),
+        (Some("application/openmetrics-text;q=0"), false),
+        (Some("application/openmetrics-text;q=0.1, text/plain"), false),
+    ] {
+        let headers: Vec<_> = accept.iter().map(|accept| ("Accept", *accept)).collect();
+        let response = Connection::open(address).request("GET", "/metrics", &headers, b"");
+        let expected = match open {
+            true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            false => "text/plain; version=0.0.4; charset=utf-8",
+        };
+        assert_eq!(response.header("content-type"), Some(expected), "{accept:?}");
+        assert_eq!(response.header("vary"), Some("Accept"));
+        assert_eq!(response.text().ends_with("# EOF\n"), open, "{accept:?}");
+    }
+    // The samples are the same.
+    let samples = both_formats(address).map(|text| {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let kept = lines.filter(|line| !line.contains("size_bytes") && !line.contains("connections"));
+        kept.map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert!(samples[0].len() > 10);
+    assert_eq!(samples[0], samples[1]);
+}
+
+/// What the tool has to say of a text, which is nothing.
+fn assert_promtool_accepts(text: &str) {
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().expect("promtool is installed");
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}
+
+#[test]
+#[ignore = "needs promtool"]
+fn promtool_finds_nothing_wrong() {
+    let directory = tempdir().unwrap();
+    let receiver = Receiver::start(|_, _| Reply::status(410, ""));
+    let alerts = ["--alert-allow-private", "--alert", &receiver.url("/"), "--alert-on", "a"];
+    let server = Consume::start_with(directory.path(), &alerts);
+    server.store("a", "b");
+    assert_eq!(server.connect().get("/event").status, 200);
+    wait_until(|| server.connect().get("/metrics").text().contains("alert_deliveries_total{").then_some(()));
+    assert_promtool_accepts(&server.connect().get("/metrics").text());
+    write_file(directory.path(), "events.json", "[{\"event_type\":\"a\"}]");
+    let mut command = eventctl(directory.path());
+    let endpoint = receiver.url("/event");
+    let arguments = ["propagate", "--endpoint", &endpoint, "--period", "20ms", "--metrics", "127.0.0.1:0"];
+    let mut process = Process::start(command.args(arguments).stdout(Stdio::null()));
+    let address = metrics_address(&mut process);
+    let text = wait_until(|| {
+        let text = Connection::open(address).get("/metrics").text();
+        text.contains("events_total{").then_some(text)
+    });
+    assert_promtool_accepts(&text);
 }

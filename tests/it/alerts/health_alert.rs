@@ -107,7 +107,8 @@ fn where_no_channel_is_configured_nothing_is_stored() {
     let response = post_alert(&mut server.connect(), "a");
     let problem = assert_problem(&response, 503);
     assert!(problem["detail"].as_str().unwrap().contains("no channel"), "{problem}");
-    assert!(response.header("retry-after").is_some());
+    // To try again does not help.
+    assert_eq!(response.header("retry-after"), None);
     assert!(stored_events(&directory.path().join("events.db")).is_empty());
     assert!(deliveries(directory.path()).is_empty());
 }
@@ -170,7 +171,7 @@ fn other_methods_and_formats_are_refused() {
         let problem = assert_problem(&response, 415);
         assert!(problem["detail"].as_str().unwrap().contains("application/json"), "{problem}");
     }
-    let compressed = [JSON, ("Content-Encoding", "gzip")];
+    let compressed = [JSON, ("Content-Encoding", "br")];
     assert_problem(&post(&mut server.connect(), &compressed, body), 415);
     let large = json!({"issues": ["a".repeat(2 << 20)]}).to_string();
     assert_problem(&post(&mut server.connect(), &[JSON], large), 413);

@@ -123,7 +123,7 @@ fn what_is_not_json_is_400() {
         r#"{"event_type":"a","event_payload":"\x41"}"#,
         "{\"event_type\":\"a\",\"event_payload\":\"a\nb\"}",
         "{\"event_type\":\"a\",\"event_payload\":\"a\0b\"}",
-        "\u{feff}{\"event_type\":\"a\",\"event_payload\":\"b\"}",
+        "\u{feff}\u{feff}{\"event_type\":\"a\",\"event_payload\":\"b\"}",
         &format!("{good}{good}"),
         &format!("{good}\n{good}"),
         &format!("[{good}"),
@@ -139,6 +139,91 @@ fn what_is_not_json_is_400() {
         detail_of(&post_lines(&mut connection, lines), 400);
     }
     assert_eq!(stored(&directory), []);
+}
+
+#[test]
+fn a_byte_order_mark_at_the_start_of_a_body_is_passed_over() {
+    let (directory, server) = start(&[]);
+    let mut connection = server.connect();
+    assert_eq!(connection.post(format!("\u{feff}{}", event("a", "1"))).status, 201);
+    assert_eq!(
+        connection.post(format!("\u{feff} [{}]", event("a", "2"))).text(),
+        r#"{"status":"success","count":1}"#
+    );
+    assert_eq!(post_lines(&mut connection, format!("\u{feff}{}\n", event("a", "\u{feff}3"))).status, 201);
+    assert_eq!(stored(&directory), owned(&[("a", "1"), ("a", "2"), ("a", "\u{feff}3")]));
+}
+
+#[test]
+fn lines_that_have_lost_their_ends_or_their_type_are_said_to_have() {
+    let (directory, server) = start(&[]);
+    let mut connection = server.connect();
+    let good = event("a", "b");
+    let detail = detail_of(&post_lines(&mut connection, format!("{good}{good}")), 400);
+    assert!(detail.contains("line 1 of the body") && detail.contains("--data-binary"), "{detail}");
+    let detail = detail_of(&connection.post(format!("{good}\n{good}\n")), 400);
+    assert!(detail.contains("Content-Type: application/x-ndjson"), "{detail}");
+    let detail = detail_of(&post_lines(&mut connection, "{\n\"event_type\": \"a\"\n}"), 400);
+    assert!(detail.contains("application/json"), "{detail}");
+    // Lines are counted as an editor counts them, and items as they are stored.
+    let detail = detail_of(&post_lines(&mut connection, format!("\n{good}\n\nnot json\n")), 400);
+    assert!(detail.starts_with("line 4 of the body"), "{detail}");
+    let response = post_lines(&mut connection, format!("\n{good}\n\n{{}}\n"));
+    assert_eq!(pointers_of(&response), ["/1/event_type", "/1/event_payload"]);
+    assert_eq!(stored(&directory), []);
+}
+
+#[test]
+fn common_names_of_utf_8_are_taken_and_others_are_415() {
+    let (directory, server) = start(&[]);
+    let post = |content_type: &str| {
+        let headers = [("Content-Type", content_type)];
+        server.connect().request("POST", "/event", &headers, event("a", "b").as_bytes())
+    };
+    for charset in ["utf-8", "UTF8", "utf8", "us-ascii", "\"US-ASCII\""] {
+        for media_type in ["application/json", "application/x-ndjson"] {
+            assert_eq!(post(&format!("{media_type}; charset={charset}")).status, 201, "{charset}");
+        }
+    }
+    for charset in ["utf-16", "iso-8859-1", ""] {
+        detail_of(&post(&format!("application/json; charset={charset}")), 415);
+    }
+    assert_eq!(stored(&directory).len(), 10);
+}
+
+#[test]
+fn more_unknown_members_than_are_listed_are_counted() {
+    let (_directory, server) = start(&[]);
+    let members: Vec<String> = (0..150).map(|number| format!("\"m{number}\":1")).collect();
+    let response = server.connect().post(format!("{{{}}}", members.join(",")));
+    assert_eq!(detail_of(&response, 400), "the body does not fit; 52 more errors are not listed");
+    assert_eq!(pointers_of(&response).len(), 100);
+}
+
+#[test]
+fn bodies_for_people_end_with_a_newline_and_promised_ones_do_not() {
+    let (_directory, server) = start(&[]);
+    let mut connection = server.connect();
+    assert_eq!(connection.post(event("a", "b")).body, br#"{"status":"success"}"#);
+    for path in ["/event", "/event/1", "/event/2", "/nothing", "/openapi.json", "/metrics"] {
+        let body = connection.get(path).body;
+        assert!(body.ends_with(b"\n") && !body.ends_with(b"\n\n"), "{path}");
+    }
+}
+
+#[test]
+fn browsers_neither_guess_types_nor_give_responses_to_other_sites() {
+    let (_directory, server) = start(&[]);
+    let mut connection = server.connect();
+    let mut responses = vec![connection.post(event("a", "b")), connection.post("{")];
+    responses.extend(
+        ["/event", "/event/1", "/nothing", "/health", "/openapi.json", "/metrics", "/"]
+            .map(|path| connection.get(path)),
+    );
+    for response in responses {
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{response:?}");
+        assert_eq!(response.header("cross-origin-resource-policy"), Some("same-origin"), "{response:?}");
+    }
 }
 
 #[test]

@@ -238,6 +238,24 @@ fn a_head_beyond_the_limit_is_431_and_its_connection_goes_on() {
 }
 
 #[test]
+fn more_than_a_hundred_headers_are_431_as_over_http_1() {
+    let siege = Siege::start(&[]);
+    let mut frames = siege.frames();
+    for (stream, count, status) in [(1, 100, 200), (3, 101, 431)] {
+        let head: Vec<(&str, &str)> = GET.into_iter().chain([("a", "b")].repeat(count)).collect();
+        frames.send_head(stream, END_STREAM, &head).unwrap();
+        assert_eq!(frames.outcome(stream).status(), Some(status), "{count} headers");
+        // `Host` is one of them.
+        let headers = [("A", "b")].repeat(count - 1);
+        assert_eq!(
+            siege.0.http1().request("GET", "/health", &headers, b"").status,
+            status,
+            "{count} headers"
+        );
+    }
+}
+
+#[test]
 fn a_small_head_that_stands_for_a_large_one_takes_no_memory() {
     let stored = Siege::start(&[]).endure(|siege| {
         let mut frames = siege.frames();

@@ -134,3 +134,35 @@ fn a_key_is_1_to_255_printable_ascii_characters_given_once() {
     assert_eq!(stored(&directory), []);
     assert_eq!(post(&[("Idempotency-Key", &longest)]).status, 201);
 }
+
+#[test]
+fn a_key_with_the_same_bytes_of_another_type_is_422_or_answered_alike() {
+    let (directory, server) = start(&[]);
+    let post = |key: &str, content_type: &str| {
+        let headers = [("Content-Type", content_type), ("Idempotency-Key", key)];
+        server.connect().request("POST", "/event", &headers, event("a", key).as_bytes())
+    };
+    let (json, lines) = ("application/json", "application/x-ndjson");
+    // As a line after the event, which is also how lines of a former version are found.
+    let first = post("one", json);
+    assert_eq!(answer_of(&post("one", lines)), answer_of(&first));
+    assert_eq!(answer_of(&post("one", json)), answer_of(&first));
+    // As an event after the line.
+    let first = post("two", lines);
+    assert_eq!((first.status, first.text().as_str()), (201, r#"{"status":"success","count":1}"#));
+    detail_of(&post("two", json), 422);
+    assert_eq!(answer_of(&post("two", lines)), answer_of(&first));
+    assert_eq!(answer_of(&post("two", "application/jsonl")), answer_of(&first));
+    assert_eq!(stored(&directory).len(), 2);
+}
+
+#[test]
+fn a_key_with_another_line_is_422_and_not_stored() {
+    let (directory, server) = start(&[]);
+    let headers = [("Content-Type", "application/x-ndjson"), ("Idempotency-Key", "key")];
+    let post =
+        |payload: &str| server.connect().request("POST", "/event", &headers, event("a", payload).as_bytes());
+    assert_eq!(post("b").status, 201);
+    detail_of(&post("c"), 422);
+    assert_eq!(stored(&directory).len(), 1);
+}

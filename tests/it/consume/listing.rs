@@ -69,7 +69,7 @@ fn an_event_is_shown_with_its_members() {
 fn an_empty_store_is_an_empty_array() {
     let (_directory, server) = start(&[]);
     let response = server.connect().get("/event");
-    assert_eq!((response.status, response.text().as_str()), (200, "[]"));
+    assert_eq!((response.status, response.text().as_str()), (200, "[]\n"));
     assert_eq!(response.header("link"), None);
 }
 
@@ -234,6 +234,21 @@ fn since_is_inclusive_and_until_is_not() {
 }
 
 #[test]
+fn between_two_ids_there_are_links_to_both_sides() {
+    let (_directory, server) = start(&[]);
+    store_numbered(&server, 9, &["a"]);
+    let mut connection = server.connect();
+    // What is beyond the bound of the query comes next, although the page itself has ended at it.
+    let response = connection.get("/event?after=3&before=6");
+    assert_eq!(ids_of(&response), [4, 5]);
+    assert_eq!(link_of(&response, "next").as_deref(), Some("/event?after=5"));
+    assert_eq!(link_of(&response, "prev").as_deref(), Some("/event?before=4"));
+    let response = connection.get("/event?after=3&before=9&limit=2");
+    assert_eq!(ids_of(&response), [4, 5]);
+    assert_eq!(link_of(&response, "next").as_deref(), Some("/event?limit=2&after=5"));
+}
+
+#[test]
 fn lines_are_sent_to_who_asks_for_them() {
     let (_directory, server) = start(&[]);
     store_numbered(&server, 3, &["a\n"]);
@@ -245,7 +260,7 @@ fn lines_are_sent_to_who_asks_for_them() {
         let response = connection.request("GET", "/event?limit=2", &[("Accept", accept)], b"");
         assert_eq!(response.status, 200);
         assert_eq!(response.header("content-type"), Some("application/x-ndjson"));
-        assert_eq!(response.header("vary"), Some("Accept"));
+        assert_eq!(response.header("vary"), Some("Accept, Accept-Encoding"));
         assert_eq!(link_of(&response, "prev").as_deref(), Some("/event?limit=2&before=2"));
         let text = response.text();
         assert!(text.ends_with('\n'));
@@ -256,7 +271,7 @@ fn lines_are_sent_to_who_asks_for_them() {
     for accept in ["*/*", "application/json"].into_iter().chain(refused) {
         let response = connection.request("GET", "/event", &[("Accept", accept)], b"");
         assert_eq!(response.header("content-type"), Some("application/json"), "{accept}");
-        assert_eq!(response.header("vary"), Some("Accept"), "{accept}");
+        assert_eq!(response.header("vary"), Some("Accept, Accept-Encoding"), "{accept}");
     }
 }
 

@@ -97,6 +97,8 @@ fn sweep(client: &mut Client, authorization: Option<&str>) {
             client.send(&request.clone().header("Expect", "100-continue"));
             client.send(&Request { framing: Framing::CutOff, ..request.clone() });
             client.send(&request.clone().header("Content-Encoding", "gzip"));
+            client.send(&request.clone().header("Content-Encoding", "br"));
+            client.send(&(0..101).fold(request.clone(), |request, _| request.header("A", "b")));
             client.send(&Request { body: vec![b' '; (1 << 20) + 1], ..request.clone() });
             client.send(&Request { body: Vec::new(), ..request });
         }
@@ -119,6 +121,8 @@ pub fn everything_is_asked_for_in_turn() -> Seen {
     let page = client.send(&Request::new(&get, "GET", "/event?after=1&limit=1"));
     assert_eq!(page.headers.iter().filter(|(name, _)| name == "link").count(), 2, "{page:?}");
     client.send(&Request::new(&get, "GET", "/event").header("Accept", "application/x-ndjson"));
+    let metrics = Request::new(&operation("GET /metrics"), "GET", "/metrics");
+    client.send(&metrics.header("Accept", "application/openmetrics-text; version=1.0.0"));
     client.send(&Request::new(&operation("GET /event/{id}"), "GET", "/event/99"));
     client.send(&Request::new(&operation("HEAD /event/{id}"), "HEAD", "/event/99"));
     client.send(&Request::new(&operation("other /event/{id}"), "DELETE", "/event/x"));
