@@ -15,7 +15,7 @@ use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 use tracing::level_filters::LevelFilter;
 
-use crate::alert::{AlertSettings, Channel, Channels, MailEncryption, MailSettings, Rule};
+use crate::alert::{AlertSettings, Channel, Channels, Hello, MailEncryption, MailSettings, Rule};
 use crate::client::Reach;
 use crate::core::event::HEALTH_ALERT;
 use crate::core::glob::Glob;
@@ -280,8 +280,7 @@ pub struct AlertOptions {
     #[arg(long)]
     pub alert_allow_private: bool,
 
-    /// Trust the authorities in this PEM file for webhooks and mail, instead of
-    /// those of the web
+    /// Trust the authorities in this PEM file, too, for webhooks and mail
     #[arg(long, value_name = "FILE")]
     pub alert_cacert: Option<PathBuf>,
 
@@ -322,6 +321,11 @@ pub struct AlertOptions {
     #[arg(long, value_enum, default_value_t = SmtpTls::Auto, value_name = "HOW")]
     pub smtp_tls: SmtpTls,
 
+    /// What to call this machine in HELO: a qualified name, or an address literal
+    /// [default: its qualified name, else [127.0.0.1]]
+    #[arg(long, value_name = "NAME")]
+    pub smtp_hello: Option<Hello>,
+
     /// Who mail is from [default: the user]
     #[arg(long, env = "SENDER_ADDR", value_name = "ADDRESS")]
     pub sender_addr: Option<String>,
@@ -348,6 +352,8 @@ impl AlertOptions {
             SmtpTls::Auto => MailEncryption::Auto,
             SmtpTls::Starttls => MailEncryption::StartTls,
             SmtpTls::Implicit => MailEncryption::Implicit,
+            SmtpTls::Opportunistic => MailEncryption::Opportunistic,
+            SmtpTls::None => MailEncryption::None,
         };
         Ok(AlertSettings {
             channels: self
@@ -371,6 +377,7 @@ impl AlertOptions {
                 password,
                 sender: given(self.sender_addr),
                 encryption,
+                hello: self.smtp_hello,
             },
         })
     }
@@ -385,6 +392,10 @@ pub enum SmtpTls {
     Starttls,
     /// From the start.
     Implicit,
+    /// By STARTTLS if the server offers it, whatever its certificate; without a password.
+    Opportunistic,
+    /// Not at all.
+    None,
 }
 
 /// The settings of `alert-test`.

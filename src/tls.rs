@@ -76,6 +76,8 @@ pub fn server_config(identity: Identity, client_authorities: Option<&Path>) -> a
 pub enum Trust<'a> {
     /// The authorities that browsers trust, as Mozilla lists them.
     Web,
+    /// The same, and those in a PEM file.
+    WebAnd(&'a Path),
     /// The authorities in a PEM file.
     Authorities(&'a Path),
     /// The same, whatever the name that they have certified.
@@ -97,6 +99,7 @@ pub fn client_config(trust: Trust<'_>, identity: Option<Identity>) -> anyhow::Re
             let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
             builder.with_root_certificates(roots)
         }
+        Trust::WebAnd(path) => builder.with_root_certificates(web_and(path)?),
         Trust::Authorities(path) => builder.with_root_certificates(read_authorities(path)?),
         Trust::AuthoritiesForAnyName(path) => {
             let roots = Arc::new(read_authorities(path)?);
@@ -194,6 +197,13 @@ fn read_authorities(path: &Path) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
+/// The authorities in a PEM file, and those that browsers trust.
+fn web_and(path: &Path) -> anyhow::Result<RootCertStore> {
+    let mut roots = read_authorities(path)?;
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    Ok(roots)
+}
+
 fn pem_problem(error: &pem::Error, wanted: &str) -> String {
     match error {
         pem::Error::Io(error) => error.to_string(),
@@ -283,5 +293,20 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_of_a_file_are_trusted_besides_those_of_the_web() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("authority.pem");
+        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&path, certificate.cert.pem()).unwrap();
+        let roots = web_and(&path).unwrap();
+        assert_eq!(roots.len(), webpki_roots::TLS_SERVER_ROOTS.len() + 1);
     }
 }

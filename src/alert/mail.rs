@@ -1,5 +1,6 @@
 //! Mail: one server, one message at a time.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,15 +17,17 @@ use lettre::transport::smtp::client::{
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{Address, Message as Mail};
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::Failure;
+use super::hello::Hello;
 use super::render::{Part, Templates};
 use crate::core::hint::hinted;
 use crate::core::network::is_this_machine;
 use crate::core::secret::Secret;
 use crate::core::text::excerpt;
 use crate::store::backend::Message;
-use crate::tls::read_certificates;
+use crate::tls::{certificate_problem, read_certificates};
 
 /// How long one of the server's addresses may take to be connected to, so that there is time for the next.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -40,8 +43,11 @@ const FAREWELL_TIME: Duration = Duration::from_secs(1);
 /// RFC 2047 gives to a line.
 const WORD_BYTES: usize = 39;
 
-/// Answers that say something about us and not about the mail (RFC 4954): another password helps.
+/// Refusals of a login (RFC 4954): another password helps.
 const LOGIN_CODES: [u16; 4] = [530, 534, 535, 538];
+
+/// Refusals of a command (RFC 5321), such as a HELO with a bare name.
+const COMMAND_CODES: [u16; 5] = [500, 501, 502, 503, 504];
 
 /// How mail is sent.
 #[derive(Debug, Clone)]
@@ -58,6 +64,8 @@ pub struct MailSettings {
     pub sender: Option<String>,
     /// How the connection is encrypted.
     pub encryption: MailEncryption,
+    /// What we call ourselves; this machine's name, where that is qualified, or else an address literal.
+    pub hello: Option<Hello>,
 }
 
 /// How a connection to a mail server is encrypted.
@@ -69,6 +77,10 @@ pub enum MailEncryption {
     StartTls,
     /// From the start.
     Implicit,
+    /// By STARTTLS where the server offers it, whoever it is.
+    Opportunistic,
+    /// Not at all.
+    None,
 }
 
 /// Sends mail, each over a connection of its own: one that an attempt was cut off on is in an unknown state,
@@ -76,6 +88,7 @@ pub enum MailEncryption {
 pub struct Mailer {
     host: String,
     port: u16,
+    hello: ClientId,
     tls: Tls,
     credentials: Option<Credentials>,
     sender: Mailbox,
@@ -92,40 +105,15 @@ impl Mailer {
         let host = settings.host.as_deref().map(|host| host.trim_matches(['[', ']']));
         let Some(host) = host.filter(|host| !host.is_empty()) else { return Ok(None) };
         let local = is_this_machine(host);
-        if settings.password.is_none() && !local {
-            let problem = format!("the mail server `{}` has no password", excerpt(host, 100));
-            return Err(hinted(problem, "set SMTP_PASSWORD, or give --smtp-password-file FILE"));
-        }
+        check_login(settings, host, local)?;
         let sender = sender_of(settings)?;
-        let tls = TlsParameters::builder(host.to_owned());
-        let tls = match authorities {
-            // Where it may be in the clear, a certificate that nobody vouches for does no harm.
-            None if local && settings.encryption == MailEncryption::Auto && settings.port != 465 => {
-                tls.certificate_store(CertificateStore::None).dangerous_accept_invalid_certs(true)
-            }
-            None => tls.certificate_store(CertificateStore::WebpkiRoots),
-            Some(path) => {
-                let mut tls = tls.certificate_store(CertificateStore::None);
-                for certificate in read_certificates(path)? {
-                    let certificate = Certificate::from_der(certificate.to_vec());
-                    let cannot = || format!("cannot use `{}`", path.display());
-                    tls = tls.add_root_certificate(certificate.with_context(cannot)?);
-                }
-                tls
-            }
-        };
-        let tls = tls.build_rustls().context("cannot set TLS up for mail")?;
-        let tls = match settings.encryption {
-            MailEncryption::Implicit => Tls::Wrapper(tls),
-            MailEncryption::Auto if settings.port == 465 => Tls::Wrapper(tls),
-            MailEncryption::Auto if local => Tls::Opportunistic(tls),
-            MailEncryption::Auto | MailEncryption::StartTls => Tls::Required(tls),
-        };
+        let tls = tls_of(settings, host, authorities)?;
         let user = settings.user.clone().unwrap_or_else(|| sender.email.to_string());
         let password = settings.password.as_ref();
         Ok(Some(Mailer {
             host: host.to_owned(),
             port: settings.port,
+            hello: settings.hello.clone().unwrap_or_else(Hello::of_this_machine).into(),
             tls,
             credentials: password
                 .map(|password| Credentials::new(user.clone(), password.expose().to_owned())),
@@ -165,16 +153,15 @@ impl Mailer {
 
     /// A connection that is encrypted and logged in, as far as it is to be.
     async fn connect(&self) -> Result<AsyncSmtpConnection, SmtpError> {
-        let name = ClientId::default();
+        let name = &self.hello;
         let wrapper = if let Tls::Wrapper(tls) = &self.tls { Some(tls.clone()) } else { None };
         let server = (self.host.as_str(), self.port);
-        let connecting =
-            AsyncSmtpConnection::connect_tokio1(server, Some(CONNECT_TIME), &name, wrapper, None);
+        let connecting = AsyncSmtpConnection::connect_tokio1(server, Some(CONNECT_TIME), name, wrapper, None);
         let mut connection = connecting.await?;
         match &self.tls {
-            Tls::Required(tls) => connection.starttls(tls.clone(), &name).await?,
+            Tls::Required(tls) => connection.starttls(tls.clone(), name).await?,
             Tls::Opportunistic(tls) if connection.can_starttls() => {
-                connection.starttls(tls.clone(), &name).await?;
+                connection.starttls(tls.clone(), name).await?;
             }
             _ => {}
         }
@@ -185,8 +172,7 @@ impl Mailer {
     }
 
     fn failure_of(&self, error: &SmtpError) -> Failure {
-        let code = error.status().map(u16::from);
-        let about_us = code.is_some_and(|code| LOGIN_CODES.contains(&code));
+        let about_us = error.status().is_some_and(|code| is_about_us(code.into(), &chain_of(error)));
         match error.is_permanent() && !about_us {
             true => Failure::Permanent { reason: self.reason_of(error) },
             false => self.transient(error),
@@ -199,7 +185,7 @@ impl Mailer {
 
     /// What an error says, without the password: some servers repeat what they do not accept.
     fn reason_of(&self, error: &SmtpError) -> String {
-        let text = chain_of(error);
+        let text = certificate_problem(error, "--alert-cacert").unwrap_or_else(|| chain_of(error));
         let hide = |text: String, secret: &Secret| text.replace(secret.expose(), "[not shown]");
         excerpt(&self.secrets.iter().fold(text, hide), 300)
     }
@@ -237,6 +223,83 @@ impl Mailer {
         mail.headers_mut().insert_raw(HeaderValue::new(automatic, "auto-generated".to_owned()));
         Ok(mail)
     }
+}
+
+/// Makes sure that a login is as complete and as safe as it is meant to be.
+fn check_login(settings: &MailSettings, host: &str, local: bool) -> anyhow::Result<()> {
+    let shown = excerpt(host, 100);
+    let is_chosen = settings.encryption != MailEncryption::Auto;
+    match &settings.password {
+        None if settings.user.is_some() && !local => {
+            let problem = format!("the mail server `{shown}` has no password");
+            Err(hinted(problem, "set SMTP_PASSWORD, or give --smtp-password-file FILE"))
+        }
+        None if !local && !is_chosen => {
+            let problem = format!("the mail server `{shown}` has no password");
+            let hint = "set SMTP_PASSWORD, or choose --smtp-tls for a server that wants none";
+            Err(hinted(problem, hint))
+        }
+        Some(_) if !local && settings.encryption == MailEncryption::Opportunistic => {
+            let problem = format!("the password for `{shown}` could go unencrypted, or to somebody else");
+            Err(hinted(problem, "choose --smtp-tls starttls or implicit, or leave the password out"))
+        }
+        Some(_) if !local && settings.encryption == MailEncryption::None => {
+            warn!("the password for `{shown}` goes unencrypted, as --smtp-tls none says");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn tls_of(settings: &MailSettings, host: &str, authorities: Option<&Path>) -> anyhow::Result<Tls> {
+    let from_start = settings.port == 465;
+    let local = is_this_machine(host);
+    let may_be_unencrypted = match settings.encryption {
+        MailEncryption::Opportunistic => true,
+        MailEncryption::Auto => local && !from_start,
+        _ => false,
+    };
+    let mut tls = TlsParameters::builder(host.to_owned());
+    if authorities.is_none() && may_be_unencrypted {
+        // A certificate that nobody vouches for, or for another name, does no harm then.
+        tls = tls.certificate_store(CertificateStore::None);
+        tls = tls.dangerous_accept_invalid_certs(true).dangerous_accept_invalid_hostnames(true);
+    } else {
+        tls = tls.certificate_store(CertificateStore::WebpkiRoots);
+    }
+    for certificate in authorities.map(read_certificates).transpose()?.into_iter().flatten() {
+        let certificate = Certificate::from_der(certificate.to_vec()).map_err(io::Error::other);
+        let path = authorities.unwrap_or(Path::new("")).display();
+        tls = tls.add_root_certificate(certificate.with_context(|| format!("cannot use `{path}`"))?);
+    }
+    let tls = tls.build_rustls().context("cannot set TLS up for mail")?;
+    Ok(match settings.encryption {
+        MailEncryption::None => Tls::None,
+        MailEncryption::Implicit => Tls::Wrapper(tls),
+        MailEncryption::Auto if from_start => Tls::Wrapper(tls),
+        MailEncryption::Auto if local => Tls::Opportunistic(tls),
+        MailEncryption::Opportunistic => Tls::Opportunistic(tls),
+        MailEncryption::Auto | MailEncryption::StartTls => Tls::Required(tls),
+    })
+}
+
+/// Whether a server refuses us, our HELO or our sender, and neither the mail nor its recipient: other settings help,
+/// here or there.
+fn is_about_us(code: u16, text: &str) -> bool {
+    // RFC 3463: 5.1.7 and 5.1.8 are of the sender's address, 5.5 of commands, 5.7 of what we are allowed to do.
+    match enhanced_code(text) {
+        Some([5, 1, 7 | 8] | [5, 5 | 7, _]) => true,
+        Some(_) => LOGIN_CODES.contains(&code),
+        None => COMMAND_CODES.contains(&code) || LOGIN_CODES.contains(&code),
+    }
+}
+
+/// The enhanced status code of an answer, such as 5.7.1.
+fn enhanced_code(text: &str) -> Option<[u16; 3]> {
+    text.split_whitespace().find_map(|word| {
+        let numbers: Option<Vec<u16>> = word.split('.').map(|part| part.parse().ok()).collect();
+        numbers?.try_into().ok()
+    })
 }
 
 /// Who mail is from.
@@ -282,4 +345,33 @@ fn chain_of(error: &SmtpError) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_refuses_us_refuses_no_mail() {
+        for (code, text) in [
+            (504, "5.5.2 <host>: Helo command rejected: need fully-qualified hostname"),
+            (550, "5.7.1 <unknown[192.0.2.1]>: Client host rejected: cannot find your hostname, [192.0.2.1]"),
+            (553, "5.7.1 <a@example.com>: Sender address rejected: not owned by user ops"),
+            (550, "5.1.8 <a@invalid>: Sender address rejected: Domain not found"),
+            (554, "5.7.1 <b@example.net>: Relay access denied"),
+            (530, "authentication required"),
+            (504, "need fully-qualified hostname"),
+        ] {
+            assert!(is_about_us(code, &format!("permanent error ({code}): {text}")), "{code} {text}");
+        }
+        for (code, text) in [
+            (550, "5.1.1 <b@example.com>: Recipient address rejected: User unknown"),
+            (552, "5.3.4 Message size exceeds fixed limit"),
+            (554, "5.6.0 the mail is malformed"),
+            (550, "no such mailbox at 192.0.2.1"),
+            (554, "no"),
+        ] {
+            assert!(!is_about_us(code, &format!("permanent error ({code}): {text}")), "{code} {text}");
+        }
+    }
 }

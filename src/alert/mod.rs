@@ -7,6 +7,7 @@
 
 mod channel;
 mod dispatch;
+mod hello;
 mod mail;
 mod render;
 mod rule;
@@ -18,10 +19,12 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
+use tracing::warn;
 
 pub use self::channel::{Channel, Channels, kind_of};
 use self::channel::{Target, hex};
 pub use self::dispatch::{DeliveryMetrics, Dispatcher};
+pub use self::hello::Hello;
 use self::mail::Mailer;
 pub use self::mail::{MailEncryption, MailSettings};
 use self::render::Templates;
@@ -52,7 +55,7 @@ pub struct AlertSettings {
     pub give_up_after: Duration,
     /// Which addresses webhooks may have.
     pub reach: Reach,
-    /// Whom to trust instead of the authorities of the web.
+    /// Which authorities to trust besides those of the web.
     pub authorities: Option<PathBuf>,
     /// What events to webhooks are signed with.
     pub webhook_secret: Option<Secret>,
@@ -112,8 +115,7 @@ impl Alerts {
     pub fn new(settings: AlertSettings) -> anyhow::Result<Alerts> {
         let authorities = settings.authorities.as_deref();
         let templates = Templates::load(settings.templates.as_deref())?;
-        let mailer = Mailer::new(&settings.mail, authorities)?;
-        let tls = client_config(authorities.map_or(Trust::Web, Trust::Authorities), None)?;
+        let tls = client_config(authorities.map_or(Trust::Web, Trust::WebAnd), None)?;
         let poster = Poster::new(tls, settings.reach, settings.webhook_secret.as_ref())?;
         let mut channels: Vec<Channel> = Vec::new();
         let named = settings.rules.iter().filter_map(|rule| rule.channels.as_ref()).flatten();
@@ -123,11 +125,7 @@ impl Alerts {
             }
         }
         channels.iter().try_for_each(|channel| poster.check(channel))?;
-        let mailbox = channels.iter().find(|channel| matches!(channel.target, Target::Mail(_)));
-        if let Some(mailbox) = mailbox.filter(|_| mailer.is_none()) {
-            let hint = "set SMTP_HOST, or give --smtp-host HOST";
-            return Err(hinted(format!("`{mailbox}` has no mail server"), hint));
-        }
+        let mailer = mailer_for(&channels, &settings)?;
         let unknown = settings.rules.iter().filter_map(|rule| rule.template.as_deref());
         if let Some(unknown) = unknown.into_iter().find(|name| !templates.knows(name)) {
             let problem = format!("there is no template `{unknown}`");
@@ -238,6 +236,23 @@ impl Alerts {
         };
         self.rules.iter().find(brings)?.template.as_deref()
     }
+}
+
+/// What sends mail, where a channel is a mailbox.
+fn mailer_for(channels: &[Channel], settings: &AlertSettings) -> anyhow::Result<Option<Mailer>> {
+    let mailbox = channels.iter().find(|channel| matches!(channel.target, Target::Mail(_)));
+    let Some(mailbox) = mailbox else {
+        if settings.mail.host.is_some() {
+            warn!(
+                "there is a mail server, and nobody receives mail: set HEALTH_ALERT_RECEIVER to an address"
+            );
+        }
+        return Ok(None);
+    };
+    let mailer = Mailer::new(&settings.mail, settings.authorities.as_deref())?;
+    let hint = "set SMTP_HOST, or give --smtp-host HOST";
+    let no_server = || hinted(format!("`{mailbox}` has no mail server"), hint);
+    mailer.map(Some).ok_or_else(no_server)
 }
 
 impl Outlet {

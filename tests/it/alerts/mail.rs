@@ -3,6 +3,7 @@
 mod delivery;
 mod failures;
 mod hostile;
+mod postfix;
 mod settings;
 
 use std::net::SocketAddr;

@@ -103,6 +103,14 @@ impl MailServer {
         MailServer::start_command(directory, &mut MailServer::command(directory, address))
     }
 
+    /// One that takes mail from everybody, and offers STARTTLS with a certificate that nobody vouches for.
+    pub fn start_without_login(directory: &Path) -> MailServer {
+        Identity::self_signed("mail.example.com").write(directory, "mail");
+        let mut command = MailServer::command(directory, "127.0.0.1:0".parse().unwrap());
+        command.arg("--cert").arg(directory.join("mail.pem")).arg("--key").arg(directory.join("mail.key"));
+        MailServer::start_command(directory, command.args(["--tls", "starttls"]))
+    }
+
     fn command(directory: &Path, address: SocketAddr) -> Command {
         // The system's, for which the system has the library.
         let mut command = Command::new("/usr/bin/python3");

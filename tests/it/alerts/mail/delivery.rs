@@ -1,5 +1,7 @@
 //! Mail that arrives: by which way, as whom, and with what in it.
 
+use std::process::Command;
+
 use super::{MailRoom, error_of, has_failed, is_sent, name_server, post_issues};
 use crate::alerts::{deliveries, post_alert};
 use crate::util::mail::{Encryption, Login, MailServer, PASSWORD, USER};
@@ -123,8 +125,9 @@ fn nothing_is_sent_in_the_clear_to_what_is_not_known_to_be_this_machine() {
 fn a_certificate_that_nobody_vouches_for_gets_no_password() {
     let authority = Authority::new("mail");
     let wrong = [
-        ("UnknownIssuer", Identity::self_signed("127.0.0.1")),
-        ("not valid for name", authority.issue("mail.example.com")),
+        ("of an unknown authority: name it with --alert-cacert", Identity::self_signed("127.0.0.1")),
+        ("for another name", authority.issue("mail.example.com")),
+        ("one of an authority (CA:TRUE), not of a server", authority.own_identity()),
     ];
     for (reason, identity) in wrong {
         for encryption in [Encryption::StartTls, Encryption::Implicit] {
@@ -153,7 +156,7 @@ fn authorities_of_the_web_do_not_vouch_for_ours() {
     let consume = Consume::start_command(room.login(&mut command).env_remove("EVENTCTL_ALERT_CACERT"));
     post_alert(&mut consume.connect(), "down");
     let delivery = room.wait_for("mailto:ops@example.com", has_failed);
-    assert!(error_of(&delivery).contains("UnknownIssuer"), "{delivery:?}");
+    assert!(error_of(&delivery).contains("unknown authority"), "{delivery:?}");
     assert_eq!(room.server.logins(), []);
 }
 
@@ -249,4 +252,42 @@ fn a_delivery_survives_a_restart() {
     assert!(delivery.attempts > 1, "{delivery:?}");
     let mails = room.server.wait_for_mails("ops@example.com", 1);
     assert!(mails.len() == 1 && mails[0].text.contains("- down"), "{mails:?}");
+}
+
+/// An address that is this machine, and does not look like it.
+fn as_a_relay(command: &mut Command) -> &mut Command {
+    command.env("SMTP_HOST", "0.0.0.0").env_remove("SMTP_USER").env_remove("SMTP_PASSWORD")
+}
+
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn a_relay_without_login_and_encryption_is_used_where_that_is_chosen() {
+    for how in ["none", "opportunistic"] {
+        let directory = tempfile::tempdir().unwrap();
+        let server = MailServer::start_open(directory.path(), "127.0.0.1:0".parse().unwrap());
+        let mut command = eventctl(directory.path());
+        command.args(["consume", "--port", "0", "--alert", "mailto:ops@example.com", "--smtp-tls", how]);
+        let command = as_a_relay(name_server(&mut command, server.address));
+        let consume = Consume::start_command(command);
+        assert_eq!(post_alert(&mut consume.connect(), "down").status, 200);
+        let [mail] = &server.mails()[..] else { panic!("{:?}", server.mails()) };
+        assert!(!mail.encrypted && mail.user.is_empty(), "{mail:?}");
+        assert_eq!(server.logins(), []);
+    }
+}
+
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn opportunistic_encryption_takes_what_the_server_offers_and_none_takes_nothing() {
+    for (how, encrypted) in [("none", false), ("opportunistic", true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let server = MailServer::start_without_login(directory.path());
+        let mut command = eventctl(directory.path());
+        command.args(["consume", "--port", "0", "--alert", "mailto:ops@example.com", "--smtp-tls", how]);
+        let command = as_a_relay(name_server(&mut command, server.address));
+        let consume = Consume::start_command(command);
+        assert_eq!(post_alert(&mut consume.connect(), "down").status, 200);
+        let [mail] = &server.mails()[..] else { panic!("{:?}", server.mails()) };
+        assert_eq!(mail.encrypted, encrypted, "{mail:?}");
+    }
 }

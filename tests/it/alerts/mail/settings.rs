@@ -26,11 +26,26 @@ fn commands(directory: &Path, variables: &[(&str, &str)]) -> [Command; 2] {
 #[test]
 fn settings_that_no_mail_can_be_sent_with_are_refused_at_start() {
     let directory = tempfile::tempdir().unwrap();
-    let cases: [(&[Variable], &str, &str); 6] = [
+    let cases: [(&[Variable], &str, &str); 9] = [
         (
             &[HOST, SENDER, RECEIVER],
             "the mail server `mail.example.com` has no password",
+            "set SMTP_PASSWORD, or choose --smtp-tls for a server that wants none",
+        ),
+        (
+            &[HOST, SENDER, RECEIVER, ("SMTP_USER", "ops"), ("EVENTCTL_SMTP_TLS", "none")],
+            "the mail server `mail.example.com` has no password",
             "set SMTP_PASSWORD, or give --smtp-password-file FILE",
+        ),
+        (
+            &[HOST, SENDER, RECEIVER, ("EVENTCTL_SMTP_TLS", "auto")],
+            "the mail server `mail.example.com` has no password",
+            "set SMTP_PASSWORD, or choose --smtp-tls for a server that wants none",
+        ),
+        (
+            &[HOST, SENDER, RECEIVER, LOGIN, ("EVENTCTL_SMTP_TLS", "opportunistic")],
+            "the password for `mail.example.com` could go unencrypted, or to somebody else",
+            "choose --smtp-tls starttls or implicit, or leave the password out",
         ),
         (
             &[LOGIN, SENDER, RECEIVER],
@@ -102,6 +117,46 @@ fn a_server_on_this_machine_needs_no_password() {
         for mut command in commands(directory.path(), &[("SMTP_HOST", host), SENDER, RECEIVER]) {
             let (error, _) = refusal_of(&mut command, 1);
             assert_eq!(error, format!("the mail server `{host}` has no password"));
+        }
+    }
+}
+
+#[test]
+fn a_mail_server_that_is_chosen_to_need_no_password_needs_none() {
+    for how in ["starttls", "implicit", "opportunistic", "none"] {
+        let directory = tempfile::tempdir().unwrap();
+        let [mut consume, _] = commands(directory.path(), &[HOST, SENDER, RECEIVER]);
+        Consume::start_command(consume.args(["--smtp-tls", how]));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let [mut consume, _] = commands(directory.path(), &[HOST, SENDER, RECEIVER, LOGIN]);
+    let mut consume = Consume::start_command(consume.args(["--smtp-tls", "none"]));
+    let line = consume.process.wait_for_stderr("goes unencrypted");
+    assert!(line.contains("the password for `mail.example.com` goes unencrypted"), "{line}");
+}
+
+#[test]
+fn settings_of_mail_that_nobody_receives_are_warned_of_and_stop_nothing() {
+    for variables in [&[HOST][..], &[HOST, LOGIN, SENDER], &[HOST, ("SENDER_ADDR", "alerts")]] {
+        let directory = tempfile::tempdir().unwrap();
+        let [mut consume, mut test] = commands(directory.path(), variables);
+        let mut consume = Consume::start_command(&mut consume);
+        let line = consume.process.wait_for_stderr("nobody receives mail");
+        assert!(line.contains("set HEALTH_ALERT_RECEIVER"), "{line}");
+        assert_eq!(crate::alerts::post_alert(&mut consume.connect(), "down").status, 503);
+        let output = test.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("there is no channel to test"));
+    }
+}
+
+#[test]
+fn what_is_no_name_for_hello_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    for wrong in ["a b", "[::1]", "mail..example", "a\r\nQUIT"] {
+        for mut command in commands(directory.path(), &[HOST, LOGIN, SENDER, RECEIVER]) {
+            let (error, _) = refusal_of(command.args(["--smtp-hello", wrong]), 2);
+            assert!(error.contains("expected a name such as `mail.example.com`"), "{wrong}: {error}");
         }
     }
 }
