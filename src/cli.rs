@@ -398,6 +398,27 @@ pub enum SmtpTls {
     None,
 }
 
+/// Which alerts are sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resend {
+    /// All that were given up.
+    All,
+    /// Those of an event.
+    Event(i64),
+}
+
+impl FromStr for Resend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Resend, String> {
+        match text.parse() {
+            _ if text == "all" => Ok(Resend::All),
+            Ok(id @ 1..) => Ok(Resend::Event(id)),
+            _ => Err("expected the id of an event, or `all`".to_owned()),
+        }
+    }
+}
+
 /// The settings of `alert-test`.
 #[derive(Debug, Args)]
 pub struct AlertTestOptions {
@@ -408,6 +429,15 @@ pub struct AlertTestOptions {
     /// Payload of the sample
     #[arg(long, default_value = r#"["this is a test by eventctl alert-test"]"#, value_name = "TEXT")]
     pub payload: String,
+
+    /// Instead of a sample, have alerts sent again that were given up: those of
+    /// the event with this id, or all. A consume sends them; see tail --alerts
+    #[arg(long, value_name = "ID|all")]
+    pub resend: Option<Resend>,
+
+    /// Store that keeps the alerts to send again
+    #[arg(long, env = "DATABASE_URL", default_value = "events.db", value_name = "URL")]
+    pub db: StoreLocation,
 
     /// Where to, and how.
     #[command(flatten, next_help_heading = "Alerts")]

@@ -10,6 +10,7 @@ use super::problem::Problem;
 use super::routes::{Answer, Place, json_response, located};
 use super::upload::Format;
 use crate::store::Store;
+use crate::store::backend::AlertOutcome;
 
 /// How long the answer waits for the delivery.
 const DELIVERY_TIME: Duration = Duration::from_secs(2);
@@ -40,27 +41,27 @@ pub fn no_channel() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).lasting()
 }
 
-/// 200 once all channels have been told of a stored alert, or 202 where that takes longer.
+/// 200 once all channels have taken a stored alert, or had taken the one that it repeats; 202 where that takes longer,
+/// or is given up.
 pub async fn answer(store: &Store, place: Place, id: i64) -> Answer {
     let deadline = Instant::now() + DELIVERY_TIME;
     let mut pause = FIRST_PAUSE;
     loop {
         sleep(pause).await;
         // A store that does not answer says nothing of the delivery, which may be under way.
-        if let Ok(true) = store.read(move |reader| reader.is_delivered(id)).await {
-            return located(
-                place,
-                id,
-                json_response(StatusCode::OK, r#"{"status":"Health alert email sent"}"#),
-            );
-        }
-        if Instant::now() + pause >= deadline {
-            return located(
-                place,
-                id,
-                json_response(StatusCode::ACCEPTED, r#"{"status":"Health alert queued"}"#),
-            );
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        let outcome = store.read(move |reader| reader.alert_outcome(id)).await.unwrap_or(AlertOutcome::Open);
+        let (status, text) = match outcome {
+            AlertOutcome::Sent => (StatusCode::OK, r#"{"status":"Health alert email sent"}"#),
+            AlertOutcome::AlreadySent => (StatusCode::OK, r#"{"status":"Health alert already sent"}"#),
+            AlertOutcome::GivenUp => (StatusCode::ACCEPTED, r#"{"status":"Health alert not delivered"}"#),
+            AlertOutcome::Open if Instant::now() + pause >= deadline => {
+                (StatusCode::ACCEPTED, r#"{"status":"Health alert queued"}"#)
+            }
+            AlertOutcome::Open => {
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
+            }
+        };
+        return located(place, id, json_response(status, text));
     }
 }

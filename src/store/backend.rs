@@ -75,6 +75,12 @@ pub trait Backend: Send {
     /// Why none are forgotten.
     fn forget(&mut self, retention: &Retention) -> Result<Forgotten, StoreError>;
 
+    /// Makes the alerts of an event, or all, that were given up be sent again, as if they were new.
+    ///
+    /// # Errors
+    /// Why none is sent again.
+    fn resend(&mut self, event_id: Option<i64>, now: Timestamp) -> Result<Resent, StoreError>;
+
     /// Starts afresh after an error, relying on nothing that was not synced before it.
     ///
     /// # Errors
@@ -135,11 +141,11 @@ pub trait Reader: Send {
     /// Why the store does not answer.
     fn size(&mut self) -> Result<StoreSize, StoreError>;
 
-    /// Whether all channels have been told of an event, or of the one that it repeats.
+    /// What became of the alerts of an event.
     ///
     /// # Errors
     /// Why the store does not answer.
-    fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError>;
+    fn alert_outcome(&mut self, event_id: i64) -> Result<AlertOutcome, StoreError>;
 }
 
 /// The events of one request: stored together or not at all.
@@ -302,6 +308,19 @@ impl Settlement {
     }
 }
 
+/// What became of the alerts of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlertOutcome {
+    /// A channel is still to take one, or the one that it repeats.
+    Open,
+    /// All channels have taken theirs.
+    Sent,
+    /// All repeat alerts that the channels had taken before.
+    AlreadySent,
+    /// Nothing is left to be tried, and not all channels have taken theirs.
+    GivenUp,
+}
+
 /// A delivery, as it is shown.
 #[derive(Debug, Clone, Serialize)]
 pub struct Delivery {
@@ -325,6 +344,15 @@ pub struct Delivery {
     pub repeats: Option<i64>,
     /// What was wrong the last time.
     pub last_error: Option<String>,
+}
+
+/// Alerts that had been given up: the event and the channel of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resent {
+    /// Those that are sent again.
+    pub pending: Vec<(i64, String)>,
+    /// Those whose event is deleted.
+    pub without_event: Vec<(i64, String)>,
 }
 
 /// How far a delivery is.

@@ -1,7 +1,7 @@
 //! What databases do each in their own way, and what they do all alike on the writing side.
 
 use super::backend::{
-    Append, Backend, Claim, Claimed, Forgotten, Message, Outcome, RefreshToken, Retention, Rotation,
+    Append, Backend, Claim, Claimed, Forgotten, Message, Outcome, RefreshToken, Resent, Retention, Rotation,
     Settlement, StoreError,
 };
 use super::statements::Statements;
@@ -95,6 +95,10 @@ impl<D: Database> Backend for D {
 
     fn forget(&mut self, terms: &Retention) -> Result<Forgotten, StoreError> {
         self.transact(|database| retention::forget(database.connection(), terms))
+    }
+
+    fn resend(&mut self, event_id: Option<i64>, now: Timestamp) -> Result<Resent, StoreError> {
+        self.transact(|database| outbox::resend(database.connection(), event_id, now))
     }
 
     fn recover(&mut self) -> Result<(), StoreError> {

@@ -34,7 +34,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
-use self::backend::{Append, Backend, Outcome, Reader, StoreError};
+use self::backend::{Append, Backend, Outcome, Reader, Resent, StoreError};
 use self::cancellation::Cancellation;
 pub use self::location::{LocationError, StoreLocation};
 use self::sqlite::{SqliteBackend, SqliteReader};
@@ -46,6 +46,7 @@ use crate::core::backoff::Backoff;
 use crate::core::hint::Hinted;
 #[cfg(not(all(feature = "mysql", feature = "postgres")))]
 use crate::core::hint::hinted;
+use crate::core::timestamp::Timestamp;
 
 /// How many reads run at once; each holds a connection and at most a page of events.
 const READERS: usize = 4;
@@ -142,6 +143,22 @@ pub fn prepare(location: &StoreLocation) -> anyhow::Result<()> {
         #[cfg(not(all(feature = "mysql", feature = "postgres")))]
         other => Err(not_built_in(other)),
     }
+}
+
+/// Makes the alerts of an event, or all, that were given up be sent again by the processes that serve their channels.
+///
+/// # Errors
+/// Why the store cannot be written to, and what to do.
+pub fn resend(location: &StoreLocation, event_id: Option<i64>) -> anyhow::Result<Resent> {
+    let mut backend: Box<dyn Backend> = match location {
+        // One that is missing is not made.
+        StoreLocation::Sqlite(path) => Box::new(SqliteBackend::open(path)?),
+        #[cfg(any(feature = "mysql", feature = "postgres"))]
+        _ => open_backend(location, StoreOptions::default())?,
+        #[cfg(not(any(feature = "mysql", feature = "postgres")))]
+        other => return Err(not_built_in(other)),
+    };
+    Ok(backend.resend(event_id, Timestamp::now())?)
 }
 
 /// Opens an existing store for reading only.

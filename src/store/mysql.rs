@@ -15,7 +15,9 @@ use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, Params, Row, SslOpts, Value
 
 use self::script::{Script, quoted, size_of};
 use super::StoreOptions;
-use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
+use super::backend::{
+    AlertOutcome, Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize,
+};
 use super::batch::Batch;
 use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
@@ -383,8 +385,8 @@ impl Reader for MySqlReader {
         Ok(StoreSize { database_bytes: bytes.unwrap_or_default(), log_bytes: None })
     }
 
-    fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {
-        self.reading(|connection| outbox::is_delivered(connection, event_id))
+    fn alert_outcome(&mut self, event_id: i64) -> Result<AlertOutcome, StoreError> {
+        self.reading(|connection| outbox::alert_outcome(connection, event_id))
     }
 }
 

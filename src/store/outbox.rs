@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::backend::{Claim, Claimed, Delivery, DeliveryState, Message, NewDelivery, Settlement};
+use super::backend::{
+    AlertOutcome, Claim, Claimed, Delivery, DeliveryState, Message, NewDelivery, Resent, Settlement,
+};
 use super::statements::{Statements, Value, event_of};
 use crate::core::timestamp::Timestamp;
 
@@ -440,14 +442,60 @@ pub fn open<S: Statements>(statements: &mut S) -> Result<Vec<(String, i64)>, S::
     Ok(rows.into_iter().map(|[channel, count]| (channel.into_text(), count.number())).collect())
 }
 
-/// Whether all channels have been told of an event, or of the one that it repeats.
+/// What became of the alerts of an event.
 ///
 /// # Errors
 /// The database's.
-pub fn is_delivered<S: Statements>(statements: &mut S, event_id: i64) -> Result<bool, S::Error> {
-    let select = "SELECT count(*) FROM deliveries LEFT JOIN deliveries original \
+pub fn alert_outcome<S: Statements>(statements: &mut S, event_id: i64) -> Result<AlertOutcome, S::Error> {
+    let select = "SELECT deliveries.state, coalesce(original.state, deliveries.state) FROM deliveries \
+        LEFT JOIN deliveries original \
         ON original.event_id = deliveries.repeats AND original.channel = deliveries.channel \
-        WHERE deliveries.event_id = ? AND coalesce(original.state, deliveries.state) <> 'sent'";
-    let rows = statements.query::<1>(select, &[event_id.into()])?;
-    Ok(rows.first().is_some_and(|[undelivered]| undelivered.number() == 0))
+        WHERE deliveries.event_id = ?";
+    let rows = statements.query::<2>(select, &[event_id.into()])?;
+    let states = rows.into_iter().map(|row| row.map(|state| DeliveryState::of(&state.into_text())));
+    let states: Vec<[DeliveryState; 2]> = states.collect();
+    let any = |wanted: DeliveryState| states.iter().any(|[_, told]| *told == wanted);
+    // Of an original that is deleted nothing is known.
+    let is_open =
+        [DeliveryState::Pending, DeliveryState::Sending, DeliveryState::Repeated].into_iter().any(any);
+    let is_repetition = |[own, _]: &[DeliveryState; 2]| *own == DeliveryState::Repeated;
+    Ok(match states.as_slice() {
+        _ if is_open => AlertOutcome::Open,
+        _ if any(DeliveryState::Dead) => AlertOutcome::GivenUp,
+        [_, ..] if states.iter().all(is_repetition) => AlertOutcome::AlreadySent,
+        _ => AlertOutcome::Sent,
+    })
+}
+
+/// Makes the alerts of an event, or all, that were given up be sent again, as if they were new.
+///
+/// # Errors
+/// The database's.
+pub fn resend<S: Statements>(
+    statements: &mut S,
+    event_id: Option<i64>,
+    now: Timestamp,
+) -> Result<Resent, S::Error> {
+    let (first, last) = event_id.map_or((0, i64::MAX), |id| (id, id));
+    statements.begin()?;
+    lock(statements)?;
+    let select = "SELECT deliveries.event_id, deliveries.channel, events.id FROM deliveries \
+        LEFT JOIN events ON events.id = deliveries.event_id \
+        WHERE deliveries.state = 'dead' AND deliveries.event_id BETWEEN ? AND ? \
+        ORDER BY deliveries.event_id, deliveries.channel";
+    let dead = statements.query::<3>(select, &[first.into(), last.into()])?;
+    let update = "UPDATE deliveries SET state = 'pending', due_at = ?, settled_at = NULL, created_at = ?, \
+        attempts = 0, held = 0 WHERE state = 'dead' AND event_id BETWEEN ? AND ? \
+        AND event_id IN (SELECT id FROM events WHERE id BETWEEN ? AND ?)";
+    let now = now.as_microseconds();
+    let range: [Value; 2] = [first.into(), last.into()];
+    let values = [&[now.into(), now.into()], &range[..], &range[..]].concat();
+    statements.execute(update, &values)?;
+    statements.commit()?;
+    let mut resent = Resent::default();
+    for [event_id, channel, event] in dead {
+        let list = if event == Value::Null { &mut resent.without_event } else { &mut resent.pending };
+        list.push((event_id.number(), channel.into_text()));
+    }
+    Ok(resent)
 }

@@ -15,7 +15,9 @@ use tokio_postgres::types::ToSql;
 use self::connection::{Connection, Purpose, check_session};
 use self::error::{PostgresError, cannot_use};
 use super::StoreOptions;
-use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
+use super::backend::{
+    AlertOutcome, Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize,
+};
 use super::batch::{Batch, KnownKeys};
 use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
@@ -398,7 +400,7 @@ impl Reader for PostgresReader {
         Ok(StoreSize { database_bytes, log_bytes: None })
     }
 
-    fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {
-        self.reading(|connection| outbox::is_delivered(connection, event_id))
+    fn alert_outcome(&mut self, event_id: i64) -> Result<AlertOutcome, StoreError> {
+        self.reading(|connection| outbox::alert_outcome(connection, event_id))
     }
 }

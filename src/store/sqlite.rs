@@ -13,7 +13,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Null, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, ffi, params};
 
-use super::backend::{Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize};
+use super::backend::{
+    AlertOutcome, Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize,
+};
 use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
 use super::statements::{Statements, Value};
@@ -90,7 +92,7 @@ impl SqliteBackend {
     ///
     /// # Errors
     /// What is wrong with the file, and what to do.
-    fn open(path: &Path) -> anyhow::Result<SqliteBackend> {
+    pub fn open(path: &Path) -> anyhow::Result<SqliteBackend> {
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let version = schema_version(&connection).map_err(|error| cannot_open(path, &error))?;
         check_version(path, version)?;
@@ -509,8 +511,8 @@ impl Reader for SqliteReader {
         })
     }
 
-    fn is_delivered(&mut self, event_id: i64) -> Result<bool, StoreError> {
-        self.within_limit(|reader| outbox::is_delivered(&mut reader.connection, event_id))
+    fn alert_outcome(&mut self, event_id: i64) -> Result<AlertOutcome, StoreError> {
+        self.within_limit(|reader| outbox::alert_outcome(&mut reader.connection, event_id))
     }
 }
 

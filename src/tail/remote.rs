@@ -27,7 +27,9 @@ use crate::core::text::{excerpt, printable};
 use crate::core::timestamp::Timestamp;
 use crate::login::{self, Authorization};
 use crate::store::PARTS;
-use crate::store::backend::{Delivery, Page, Reader, Statistics, StoreError, StoreSize, TypeStatistics};
+use crate::store::backend::{
+    AlertOutcome, Delivery, Page, Reader, Statistics, StoreError, StoreSize, TypeStatistics,
+};
 
 /// How long a response may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -336,7 +338,7 @@ impl Reader for Remote {
         Err(not_told())
     }
 
-    fn is_delivered(&mut self, _event_id: i64) -> Result<bool, StoreError> {
+    fn alert_outcome(&mut self, _event_id: i64) -> Result<AlertOutcome, StoreError> {
         Err(not_told())
     }
 }

@@ -353,7 +353,7 @@ mod tests {
     use crate::consume::stream::pieces::Next;
     use crate::core::event::StoredEvent;
     use crate::core::timestamp::Timestamp;
-    use crate::store::backend::{Delivery, Page, Statistics, StoreSize};
+    use crate::store::backend::{AlertOutcome, Delivery, Page, Statistics, StoreSize};
 
     /// A store with these event types, whose ids begin at 1.
     struct Types(Vec<String>);
@@ -404,7 +404,7 @@ mod tests {
             unreachable!("streams read pages")
         }
 
-        fn is_delivered(&mut self, _event_id: i64) -> Result<bool, StoreError> {
+        fn alert_outcome(&mut self, _event_id: i64) -> Result<AlertOutcome, StoreError> {
             unreachable!("streams read pages")
         }
     }

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use super::*;
 use crate::core::event::Event;
 use crate::store::backend::{
-    Claim, Claimed, Forgotten, Message, RefreshToken, Retention, Rotation, Settlement,
+    Claim, Claimed, Forgotten, Message, RefreshToken, Resent, Retention, Rotation, Settlement,
 };
 use crate::store::{Budget, Readers, StoreLocation, StoreOptions};
 
@@ -81,6 +81,10 @@ impl Backend for Told {
     }
 
     fn settle(&mut self, _: &Message, _: &Settlement, _: Timestamp) -> Answer<()> {
+        unimplemented!()
+    }
+
+    fn resend(&mut self, _: Option<i64>, _: Timestamp) -> Answer<Resent> {
         unimplemented!()
     }
 

@@ -71,7 +71,7 @@ fn store(address: &Mutex<SocketAddr>, payload: &str) -> Alert {
         }
         assert_eq!(response.status, 201, "{response:?}");
         let location = response.header("location").unwrap();
-        let id = location.strip_prefix("../../event/").unwrap().parse().unwrap();
+        let id = location.rsplit('/').next().unwrap().parse().unwrap();
         Some(Alert { id, payload: payload.to_owned() })
     })
 }

@@ -68,10 +68,9 @@ fn an_alert_that_a_channel_has_not_taken_is_answered_202() {
     for channels in [
         vec![url_of_nobody("/")],
         vec![failing.url("/")],
-        vec![refusing.url("/")],
         vec![silent.url("/")],
         vec![taking.url("/"), url_of_nobody("/")],
-        vec![refusing.url("/"), taking.url("/")],
+        vec![refusing.url("/"), failing.url("/")],
         vec![taking.url("/"), taking.url("/2"), silent.url("/")],
     ] {
         let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
@@ -97,7 +96,17 @@ fn a_slow_channel_is_answered_202_and_gets_the_alert_all_the_same() {
     wait_for_deliveries(directory.path(), |all| all[0].state == "sent");
     assert_eq!(hook.arrivals().len(), 1);
     // The same again tells nobody anew, but all have been told.
-    assert_answer(&post_alert(&mut server.connect(), "a"), 200, "Health alert email sent");
+    assert_answer(&post_alert(&mut server.connect(), "a"), 200, "Health alert already sent");
+}
+
+#[test]
+fn an_alert_that_is_refused_for_good_is_answered_as_not_delivered() {
+    let (taking, refusing) = (Hook::taking(), Hook::with_status(404, ""));
+    for channels in [vec![refusing.url("/")], vec![refusing.url("/"), taking.url("/")]] {
+        let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
+        let (_directory, server) = start(&channels, &[]);
+        assert_answer(&post_alert(&mut server.connect(), "a"), 202, "Health alert not delivered");
+    }
 }
 
 #[test]

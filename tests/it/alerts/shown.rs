@@ -109,6 +109,18 @@ fn alert_test_reads_the_same_settings_and_templates() {
     assert_eq!(hook.arrivals().len(), 3);
 }
 
+#[test]
+fn alert_test_sends_nothing_again_from_a_store_that_is_missing_or_an_id_that_is_none() {
+    let directory = tempdir().unwrap();
+    let (error, _) = refusal_of(&mut alert_test(directory.path(), &[], &["--resend", "all"]), 1);
+    assert!(error.starts_with("cannot use `events.db`"), "{error}");
+    assert!(!directory.path().join("events.db").exists());
+    for wrong in ["0", "some", "1.5"] {
+        let (error, _) = refusal_of(&mut alert_test(directory.path(), &[], &["--resend", wrong]), 2);
+        assert!(error.contains("--resend"), "{error}");
+    }
+}
+
 // `tail --alerts`.
 
 /// What `tail --alerts` prints; it must succeed and say nothing else.

@@ -26,6 +26,7 @@ on_every_store!(
     a_message_that_fails_is_tried_again_under_the_same_id,
     the_answer_says_whether_all_channels_were_told,
     beyond_its_rate_a_channel_gets_one_digest,
+    what_was_given_up_is_sent_again_on_demand,
     a_digest_has_no_more_than_a_mebibyte,
     of_a_digest_only_what_is_too_old_is_given_up,
     a_channel_that_does_not_answer_holds_up_no_other,
@@ -430,13 +431,22 @@ fn the_answer_says_whether_all_channels_were_told(store: &TestStore) {
     let closed = other.gate.write().unwrap();
     assert_eq!(answer("one of two"), queued);
     assert_eq!(channel.payloads(), [r#"["both"]"#, r#"["one of two"]"#]);
-    // A repetition is as far as what it repeats.
-    assert_eq!(answer("both"), sent);
+    // A repetition is as far as what it repeats, and says that it is one.
+    let already = (200, "Health alert already sent".to_owned());
+    assert_eq!(answer("both"), already);
     assert_eq!(answer("one of two"), queued);
     drop(closed);
     wait_for_state(store, 4, "sent");
-    assert_eq!(answer("one of two"), sent);
+    assert_eq!(answer("one of two"), already);
     assert_eq!(channel.messages().len() + other.messages().len(), 4);
+    drop(server);
+    let refusing = Channel::answering(|_, _| Reply::status(404, ""));
+    let server = consume(store, &[&channel, &refusing], &[]);
+    let response = post_alert(&mut server.connect(), "refused");
+    assert_eq!(
+        (response.status, response.json()["status"].as_str()),
+        (202, Some("Health alert not delivered"))
+    );
 }
 
 fn beyond_its_rate_a_channel_gets_one_digest(store: &TestStore) {
@@ -463,6 +473,47 @@ fn beyond_its_rate_a_channel_gets_one_digest(store: &TestStore) {
     alert_all(&server, &numbered(10..12));
     wait_for_state(store, 24, "sent");
     assert_eq!(channel.messages().len(), 6);
+}
+
+/// What `alert-test --resend` prints, and its exit code.
+fn resend(store: &TestStore, which: &str) -> (Option<i32>, String) {
+    let output = store.command("alert-test").args(["--resend", which]).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+fn what_was_given_up_is_sent_again_on_demand(store: &TestStore) {
+    store.prepare();
+    let mends = Arc::new(RwLock::new(false));
+    let mended = Arc::clone(&mends);
+    let channel = Channel::answering(move |_, _| match *mended.read().unwrap() {
+        true => Reply::status(200, ""),
+        false => Reply::status(404, ""),
+    });
+    let other = Channel::start();
+    let server = consume(store, &[&channel, &other], &["--alert-give-up-after", "1h"]);
+    alert_all(&server, &numbered(0..4));
+    wait_for_state(store, 4, "dead");
+    wait_for_state(store, 4, "sent");
+    *mends.write().unwrap() = true;
+    // They are older than what is given up, and are tried for as long again.
+    store.execute("UPDATE deliveries SET created_at = created_at - 7200000000");
+    store.execute("DELETE FROM events WHERE id = 4");
+    let name = deliveries(store).into_iter().find(|one| one.state == "dead").unwrap().channel;
+    assert_eq!(resend(store, "2"), (Some(0), format!("2 {name}: to be sent again\n")));
+    wait_for_state(store, 5, "sent");
+    assert_eq!(channel.payloads()[4..], ["alert 1"]);
+    // Nothing else of it was given up, and of the last there is nothing to send.
+    assert_eq!(resend(store, "2"), (Some(1), String::new()));
+    let deleted = format!("4 {name}: not sent again, as the event is deleted\n");
+    assert_eq!(resend(store, "4"), (Some(1), deleted.clone()));
+    let again = |id| format!("{id} {name}: to be sent again\n");
+    assert_eq!(resend(store, "all"), (Some(0), again(1) + &again(3) + &deleted));
+    wait_for_state(store, 7, "sent");
+    assert_eq!(channel.payloads()[5..], ["alert 0", "alert 2"]);
+    assert_eq!(other.payloads(), numbered(0..4));
+    let of_first: Vec<_> = deliveries(store).into_iter().filter(|one| one.event_id == 1).collect();
+    assert!(of_first.iter().all(|one| one.attempts == 1 && one.last_error.is_none()), "{of_first:?}");
+    assert_eq!(resend(store, "all"), (Some(0), deleted));
 }
 
 fn a_digest_has_no_more_than_a_mebibyte(store: &TestStore) {

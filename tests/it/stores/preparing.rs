@@ -226,8 +226,8 @@ fn consume_and_tail_need_these_rights_and_no_others(store: &TestStore) {
     crate::util::write_secret(store.path(), "password", crate::consume::tokens::PASSWORD);
     let mut consume = with_password("consume", &receiver);
     let arguments = ["--username", crate::consume::tokens::USERNAME, "--password-file", "password"];
-    let receiver = Receiver::start(|_, _| Reply::status(200, ""));
-    consume.args(["--alert", &receiver.url("/"), "--alert-on", "a", "--alert-allow-private"]);
+    let hook = Receiver::start(|_, _| Reply::status(200, ""));
+    consume.args(["--alert", &hook.url("/"), "--alert-on", "a", "--alert-allow-private"]);
     let server = store.start(consume.args(arguments));
     let login = crate::consume::tokens::log_in(&server);
     let form = crate::consume::tokens::refresh_form(&login.refresh);
@@ -261,6 +261,8 @@ fn consume_and_tail_need_these_rights_and_no_others(store: &TestStore) {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().contains(r#""state":"sent","attempts":1"#).then_some(())
     });
+    let again = with_password("alert-test", &receiver).args(["--resend", "all"]).output().unwrap();
+    assert!(again.status.success(), "{again:?}");
     let stderr = server.process.stderr();
     assert!(!stderr.contains("the store takes no writes"), "{stderr}");
 }
