@@ -6,6 +6,7 @@ mod util;
 
 mod alerts;
 mod consume;
+mod dependencies;
 mod durability;
 mod examples;
 mod init_db;
