@@ -1,5 +1,7 @@
 //! Several processes on one database server, and what becomes of their events when they or it crash.
 
+mod standby;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;

@@ -5,10 +5,14 @@ pub mod database;
 mod events;
 mod keys;
 mod listing;
+mod lost;
 mod maintenance;
 mod outbox;
+#[cfg(feature = "postgres")]
+mod pooler;
 mod preparing;
 pub mod reading;
+mod replication;
 mod streaming;
 mod tailing;
 mod tokens;

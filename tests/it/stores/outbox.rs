@@ -33,6 +33,7 @@ on_every_store!(
     a_channel_that_asks_for_a_pause_gets_nothing_before_and_then_one_message,
     slack_and_discord_get_messages_no_faster_than_they_take_them,
     an_event_and_its_deliveries_are_stored_together_or_not_at_all,
+    of_many_alerts_stored_at_once_each_is_told_once,
 );
 
 mod shared {
@@ -811,4 +812,79 @@ fn a_process_that_slept_overwrites_nothing_of_another(store: &TestStore) {
     let shown = deliveries(store);
     assert_eq!((shown[0].attempts, &shown[0].last_error), (2, &None));
     assert!(!other.process.stderr().contains("alert"), "{}", other.process.stderr());
+}
+
+/// Counts, with a trigger, what the statements on a table do.
+#[cfg(feature = "postgres")]
+fn note_each(store: &TestStore, what: &str, noted: &str) {
+    store.execute(&format!(
+        "CREATE TABLE IF NOT EXISTS notes (what text, number bigint); \
+            CREATE FUNCTION note_{what}() RETURNS trigger LANGUAGE plpgsql AS \
+            $$ BEGIN INSERT INTO notes {noted}; RETURN NULL; END $$; \
+            CREATE TRIGGER note_{what} AFTER {what} ON deliveries FOR EACH STATEMENT EXECUTE FUNCTION note_{what}()"
+    ));
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn alerts_leave_no_prepared_statements_behind() {
+    let store = &TestStore::new(Kind::Postgres);
+    store.prepare();
+    note_each(store, "update", "SELECT 'prepared', count(*) FROM pg_prepared_statements");
+    let channel = Channel::start();
+    let server = consume(store, &[&channel], &NO_RATE);
+    for number in 0..100 {
+        alert(&server, &format!("alert {number}"));
+    }
+    channel.wait_for(100);
+    wait_for_state(store, 100, "sent");
+    let most = number(store, "SELECT max(number) FROM notes WHERE what = 'prepared'");
+    assert!((1..=64).contains(&most), "{most}");
+    // Each claim and each settlement has been one of a few statements.
+    let growth = number(store, "SELECT count(DISTINCT number) FROM notes WHERE what = 'prepared'");
+    assert!(growth < 30, "{growth}");
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn the_deliveries_of_a_batch_are_inserted_together() {
+    let store = &TestStore::new(Kind::Postgres);
+    store.prepare();
+    note_each(store, "insert", "VALUES ('inserts', 1)");
+    let channel = Channel::start();
+    let closed = channel.gate.write().unwrap();
+    let server = consume(store, &[&channel], &[]);
+    alert_all(&server, &numbered(0..2000));
+    assert_eq!(number(store, "SELECT count(*) FROM deliveries"), 2000);
+    // 256 with each, and what is left over with powers of two.
+    assert!(number(store, "SELECT count(*) FROM notes") <= 16);
+    drop(closed);
+}
+
+fn of_many_alerts_stored_at_once_each_is_told_once(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::start();
+    let closed = channel.gate.write().unwrap();
+    let server = consume(store, &[&channel], &NO_RATE);
+    alert(&server, "known");
+    // 700 events: each payload twice or more, one of them known before, in no order.
+    let mut payloads: Vec<String> = numbered(0..300);
+    payloads.extend(numbered(0..300));
+    payloads.extend((0..100).map(|_| "known".to_owned()));
+    fastrand::Rng::with_seed(7).shuffle(&mut payloads);
+    alert_all(&server, &payloads);
+    assert_eq!(number(store, "SELECT count(*) FROM deliveries"), 701);
+    assert_eq!(number(store, "SELECT count(*) FROM deliveries WHERE state = 'repeated'"), 400);
+    assert_eq!(number(store, "SELECT count(*) FROM deliveries WHERE repeats = 1"), 100);
+    // A repetition names the first event with the same payload.
+    let wrong = "SELECT count(*) FROM deliveries AS later JOIN deliveries AS first ON first.event_id = later.repeats \
+        WHERE first.digest <> later.digest OR first.state = 'repeated' OR first.event_id >= later.event_id";
+    assert_eq!(number(store, wrong), 0);
+    drop(closed);
+    wait_until(|| {
+        thread::sleep(Duration::from_millis(20));
+        (number(store, "SELECT count(*) FROM deliveries WHERE state = 'sent'") > 100).then_some(())
+    });
 }

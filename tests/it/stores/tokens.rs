@@ -1,5 +1,6 @@
 //! Refresh tokens and the key that signs access tokens: in the store, and so for all who share it.
 
+use std::sync::Barrier;
 use std::thread;
 
 use super::database::{TestStore, on_every_server, on_every_store};
@@ -17,9 +18,14 @@ on_every_store!(
 );
 
 mod shared {
-    super::on_every_server!(tokens_of_one_process_are_good_at_another);
+    super::on_every_server!(
+        tokens_of_one_process_are_good_at_another,
+        of_exchanges_at_once_at_two_processes_one_succeeds,
+    );
 
-    use super::tokens_of_one_process_are_good_at_another;
+    use super::{
+        of_exchanges_at_once_at_two_processes_one_succeeds, tokens_of_one_process_are_good_at_another,
+    };
 }
 
 /// A server that asks for tokens.
@@ -101,4 +107,34 @@ fn tokens_that_expired_are_forgotten(store: &TestStore) {
     store.execute("UPDATE refresh_tokens SET expires_at = 1");
     assert_refused(&refresh(&server, &login.refresh), "invalid_grant");
     refreshed(&server, &log_in(&server).refresh);
+}
+
+fn of_exchanges_at_once_at_two_processes_one_succeeds(store: &TestStore) {
+    store.prepare();
+    let servers = [guarded(store), guarded(store)];
+    for round in 0..10u8 {
+        let login = log_in(&servers[0]);
+        let start = Barrier::new(8);
+        let responses: Vec<Response> = thread::scope(|scope| {
+            let client = |number: u8| {
+                // From addresses of their own, for each may be wrong only so often.
+                let mut connection =
+                    servers[usize::from(number % 2)].connect_from([127, 1, round, 1 + number]);
+                let (form, start) = (refresh_form(&login.refresh), &start);
+                scope.spawn(move || {
+                    start.wait();
+                    connection.post_form(form)
+                })
+            };
+            let clients: Vec<_> = (0..8).map(client).collect();
+            clients.into_iter().map(|client| client.join().unwrap()).collect()
+        });
+        let granted: Vec<_> = responses.iter().filter(|response| response.status == 200).collect();
+        assert_eq!(granted.len(), 1, "round {round}: {responses:?}");
+        for refused in responses.iter().filter(|response| response.status != 200) {
+            assert_refused(refused, "invalid_grant");
+        }
+        // A token that two have is good for neither.
+        assert_refused(&refresh(&servers[1], &tokens_of(granted[0]).refresh), "invalid_grant");
+    }
 }
