@@ -180,4 +180,8 @@ fn the_units_of_systemd_are_valid_and_hardened() {
             analysis.args(["security", "--offline=true", "--threshold=20"]).arg(&path).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
+    let socket = examples().join("systemd/eventctl.socket");
+    let path = write_file(directory.path(), "eventctl.socket", fs::read_to_string(socket).unwrap());
+    let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
