@@ -10,7 +10,7 @@ pub type KnownKeys = HashMap<String, (Vec<u8>, i64)>;
 
 /// Events with their place in the batch, which is that among its ids, and the keys that some have.
 pub struct Batch<'a> {
-    /// All events, with how many come before each; ids may be left out, and are never given twice.
+    /// All events, with how many come before each.
     pub events: Vec<(i64, &'a Event)>,
     /// Each key once.
     pub keys: Vec<BatchKey<'a>>,
@@ -38,57 +38,32 @@ struct Placed<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Of appends with the same key the first counts, and the others store nothing.
-    pub fn of(appends: &[&'a Append]) -> Batch<'a> {
+    /// What of the appends is new: those whose key is known store nothing, and take no ids. Of those with the same key
+    /// the first counts.
+    pub fn of(appends: &[&'a Append], known: &KnownKeys) -> Batch<'a> {
         let mut batch =
             Batch { events: Vec::new(), keys: Vec::new(), appends: Vec::with_capacity(appends.len()) };
         let mut first_with_key: HashMap<&str, i64> = HashMap::new();
         for append in appends {
             let position = batch.events.len() as i64;
             let key = append.key.as_ref();
+            let mut placed = Placed { position, key, deliveries: &[], is_repetition: true };
             if let Some(key) = key {
                 let first = *first_with_key.entry(&key.key).or_insert(position);
-                if first != position {
-                    let deliveries = &[];
-                    batch.appends.push(Placed {
-                        position: first,
-                        key: Some(key),
-                        deliveries,
-                        is_repetition: true,
-                    });
+                if first != position || known.contains_key(&key.key) {
+                    placed.position = first;
+                    batch.appends.push(placed);
                     continue;
                 }
                 let event_count = append.events.len() as i64;
                 batch.keys.push(BatchKey { key: &key.key, digest: &key.body_digest, position, event_count });
             }
-            let deliveries = &append.deliveries;
-            batch.appends.push(Placed { position, key, deliveries, is_repetition: false });
+            placed.deliveries = &append.deliveries;
+            placed.is_repetition = false;
+            batch.appends.push(placed);
             batch.events.extend((position..).zip(&append.events));
         }
         batch
-    }
-
-    /// The key of each event, if it has one.
-    pub fn event_keys(&self) -> Vec<Option<&'a str>> {
-        let mut event_keys = vec![None; self.events.len()];
-        for key in &self.keys {
-            let events = key.position as usize..(key.position + key.event_count) as usize;
-            event_keys[events].fill(Some(key.key));
-        }
-        event_keys
-    }
-
-    /// Leaves out what a known key stands for; the others keep their places. PostgreSQL does so by itself.
-    #[cfg(any(feature = "mysql", test))]
-    pub fn leave_out(&mut self, known: &KnownKeys) {
-        if known.is_empty() {
-            return;
-        }
-        let event_keys = self.event_keys();
-        self.events.retain(|(position, _)| {
-            event_keys[*position as usize].is_none_or(|key| !known.contains_key(key))
-        });
-        self.keys.retain(|key| !known.contains_key(key.key));
     }
 
     /// Whether anyone is to be told of an event.
@@ -96,10 +71,9 @@ impl<'a> Batch<'a> {
         self.appends.iter().any(|append| !append.deliveries.is_empty())
     }
 
-    /// The deliveries of the events that are new, with the events' ids.
-    pub fn deliveries(&self, before: i64, known: &KnownKeys) -> impl Iterator<Item = (i64, &'a NewDelivery)> {
-        let is_new = |append: &&Placed<'_>| append.key.is_none_or(|key| !known.contains_key(&key.key));
-        self.appends.iter().filter(is_new).flat_map(move |append| {
+    /// The deliveries of the events, with the events' ids.
+    pub fn deliveries(&self, before: i64) -> impl Iterator<Item = (i64, &'a NewDelivery)> {
+        self.appends.iter().flat_map(move |append| {
             let first_id = before + append.position + 1;
             append.deliveries.iter().map(move |delivery| (first_id + delivery.position as i64, delivery))
         })
@@ -139,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_stored_once_whether_it_is_known_or_comes_twice() {
+    fn a_key_is_stored_once_whether_it_is_known_or_comes_twice_and_takes_no_ids() {
         let appends = [
             append(None, &["0"]),
             append(Some(("known", 1)), &["1", "2"]),
@@ -149,18 +123,19 @@ mod tests {
             append(Some(("known", 9)), &["6"]),
             append(None, &["7"]),
         ];
-        let mut batch = Batch::of(&appends.iter().collect::<Vec<_>>());
-        let new = Some("new");
-        assert_eq!(batch.event_keys(), [None, Some("known"), Some("known"), new, new, None]);
+        let appends: Vec<&Append> = appends.iter().collect();
         let known = KnownKeys::from([("known".to_owned(), (vec![1; 32], 40))]);
-        batch.leave_out(&known);
+        let batch = Batch::of(&appends, &known);
         let kept: Vec<(i64, &str)> =
             batch.events.iter().map(|(position, event)| (*position, event.event_payload())).collect();
-        assert_eq!(kept, [(0, "0"), (3, "3"), (4, "4"), (5, "7")]);
+        assert_eq!(kept, [(0, "0"), (1, "3"), (2, "4"), (3, "7")]);
+        let keys: Vec<(&str, i64, i64)> =
+            batch.keys.iter().map(|key| (key.key, key.position, key.event_count)).collect();
+        assert_eq!(keys, [("new", 1, 2)]);
         let stored = |first_id| Outcome::Stored { first_id, repeated: false };
         let repeated = |first_id| Outcome::Stored { first_id, repeated: true };
         let reused = Outcome::KeyReused;
-        let expected = [stored(101), repeated(40), stored(104), repeated(104), reused, reused, stored(106)];
+        let expected = [stored(101), repeated(40), stored(102), repeated(102), reused, reused, stored(104)];
         assert_eq!(batch.outcomes(100, &known), expected);
     }
 }

@@ -18,7 +18,7 @@ use super::StoreOptions;
 use super::backend::{
     AlertOutcome, Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize,
 };
-use super::batch::Batch;
+use super::batch::{Batch, KnownKeys};
 use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
 use super::location::{ServerAddress, ServerDatabase, TlsMode};
@@ -200,13 +200,21 @@ impl Database for MySqlBackend {
     }
 
     fn store(&mut self, appends: &[&Append], now: Timestamp) -> mysql::Result<Vec<Outcome>> {
-        let mut batch = Batch::of(appends);
-        let count = batch.events.len() as i64;
+        let mut known = KnownKeys::new();
+        let mut batch = Batch::of(appends, &known);
         let packet_bytes = self.packet_bytes;
         let mut script = Script::new(self.connection(), packet_bytes);
-        script.add(&format!("UPDATE last_event SET id = LAST_INSERT_ID(id + {count})"))?;
-        let known = script.known_keys(&batch)?;
-        batch.leave_out(&known);
+        if batch.keys.is_empty() {
+            let count = batch.events.len();
+            script.add(&format!("UPDATE last_event SET id = LAST_INSERT_ID(id + {count})"))?;
+        } else {
+            // What is known takes no ids: how many are taken is seen under their lock.
+            let before = script.lock_ids(&batch, &mut known)?;
+            batch = Batch::of(appends, &known);
+            script.last_insert_id = before + batch.events.len() as i64;
+            script.add(&format!("UPDATE last_event SET id = {}", script.last_insert_id))?;
+        }
+        let count = batch.events.len() as i64;
         // Without keys nobody knows yet what the first statement gives: `LAST_INSERT_ID()` is a value of the
         // connection.
         let last_id = script.last_insert_id;
@@ -234,7 +242,7 @@ impl Database for MySqlBackend {
         }
         if batch.has_deliveries() {
             script.run()?;
-            let deliveries: Vec<_> = batch.deliveries(script.last_insert_id - count, &known).collect();
+            let deliveries: Vec<_> = batch.deliveries(script.last_insert_id - count).collect();
             outbox::insert(script.connection, &deliveries, now)?;
         }
         script.add("COMMIT")?;
@@ -244,9 +252,13 @@ impl Database for MySqlBackend {
 
     fn probe(&mut self) -> Result<(), StoreError> {
         self.transact(|backend| {
-            // An update that changes nothing is not written.
-            backend.connection().query_drop("UPDATE last_event SET id = id + 1")?;
-            backend.connection().commit()
+            // An update that changes nothing is not written; nobody sees what is undone before the commit.
+            let packet_bytes = backend.packet_bytes;
+            let mut script = Script::new(backend.connection(), packet_bytes);
+            script.add("UPDATE last_event SET id = id + 1")?;
+            script.add("UPDATE last_event SET id = id - 1")?;
+            script.add("COMMIT")?;
+            script.run()
         })
     }
 
@@ -288,7 +300,8 @@ impl ServerConnection for MySqlBackend {
     }
 
     fn is_conflict(error: &mysql::Error) -> bool {
-        matches!(error, mysql::Error::MySqlError(error) if error.code == DEADLOCK)
+        // A key that another node of a cluster has stored since it was looked up is a duplicate.
+        matches!(error, mysql::Error::MySqlError(error) if [DEADLOCK, DUPLICATE].contains(&error.code))
     }
 }
 
@@ -684,8 +697,9 @@ const TOO_MANY_CONNECTIONS: u16 = 1040;
 const NOT_IN_CLUSTER: u16 = 1047;
 /// The server shuts down, the connection was killed, it was idle for too long.
 const CONNECTION_ENDED: [u16; 3] = [1053, 1927, 4031];
+const DUPLICATE: u16 = 1062;
 /// Duplicate entry, data too long, incorrect value, out of range, packet too large.
-const OF_THIS_REQUEST: [u16; 5] = [1062, 1406, 1366, 1264, 1153];
+const OF_THIS_REQUEST: [u16; 5] = [DUPLICATE, 1406, 1366, 1264, 1153];
 
 impl From<mysql::Error> for StoreError {
     fn from(error: mysql::Error) -> StoreError {

@@ -7,7 +7,6 @@ mod connection;
 mod error;
 mod values;
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::types::ToSql;
@@ -48,25 +47,23 @@ const APPEND: &str = "\
         FROM ids, unnest($3::text[], $4::text[]) WITH ORDINALITY AS event (event_type, event_payload, position)) \
     SELECT before FROM ids";
 
-/// The same for events of which some have keys. $5: the key of each event or null; $6 to $9: the keys, their
-/// digests, how many events come before theirs, and how many have it. Events whose key is known are left out.
+/// The same for events of which some have keys, unless any of the keys is known: then it changes nothing, and gives
+/// what is known. $5 to $8: the keys, their digests, how many events come before theirs, and how many have it.
+///
+/// A key that another process has stored since the statement began violates the table's primary key.
 const APPEND_WITH_KEYS: &str = "\
-    WITH ids AS (UPDATE last_event SET id = id + $1 RETURNING id - $1 AS before), \
+    WITH known AS (SELECT idempotency_key, body_digest, first_id FROM idempotency_keys \
+        WHERE idempotency_key = ANY($5)), \
+    ids AS (UPDATE last_event SET id = id + $1 WHERE NOT EXISTS (SELECT FROM known) RETURNING id - $1 AS before), \
     fresh AS (INSERT INTO idempotency_keys (idempotency_key, body_digest, first_id, event_count) \
         SELECT key.idempotency_key, key.body_digest, ids.before + key.position + 1, key.event_count \
-        FROM ids, unnest($6::text[], $7::bytea[], $8::bigint[], $9::bigint[]) \
-            AS key (idempotency_key, body_digest, position, event_count) \
-        ON CONFLICT DO NOTHING RETURNING idempotency_key), \
+        FROM ids, unnest($5::text[], $6::bytea[], $7::bigint[], $8::bigint[]) \
+            AS key (idempotency_key, body_digest, position, event_count)), \
     stored AS (INSERT INTO events (id, received_at, event_type, event_payload) \
         SELECT ids.before + event.position, $2, event.event_type, event.event_payload \
-        FROM ids, unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY \
-            AS event (event_type, event_payload, idempotency_key, position) \
-        WHERE event.idempotency_key IS NULL \
-            OR event.idempotency_key IN (SELECT idempotency_key FROM fresh)) \
-    SELECT before, (SELECT array_agg(idempotency_key) FROM fresh) FROM ids";
-
-const SELECT_KEYS: &str = "\
-    SELECT idempotency_key, body_digest, first_id FROM idempotency_keys WHERE idempotency_key = ANY($1)";
+        FROM ids, unnest($3::text[], $4::text[]) WITH ORDINALITY AS event (event_type, event_payload, position)) \
+    SELECT before, NULL, NULL, NULL FROM ids \
+    UNION ALL SELECT first_id, idempotency_key, body_digest, first_id FROM known";
 
 /// Prepares a database: makes or upgrades its tables.
 ///
@@ -195,40 +192,33 @@ impl PostgresBackend {
         Ok(PostgresBackend { connection, last_use: Instant::now(), database: database.clone(), options })
     }
 
-    /// Inserts what is new; the id before the batch's first, and the keys that were known.
+    /// Inserts a batch, and gives the id before its first; or else inserts nothing, and gives the keys that are known.
     fn insert(
         &mut self,
         batch: &Batch<'_>,
         received_at: Timestamp,
-    ) -> Result<(i64, KnownKeys), PostgresError> {
+    ) -> Result<Result<i64, KnownKeys>, PostgresError> {
         let count = batch.events.len() as i64;
         let received_at = received_at.as_microseconds();
         let types: Vec<&str> = batch.events.iter().map(|(_, event)| event.event_type()).collect();
         let payloads: Vec<&str> = batch.events.iter().map(|(_, event)| event.event_payload()).collect();
         if batch.keys.is_empty() {
             let values: [&(dyn ToSql + Sync); 4] = [&count, &received_at, &types, &payloads];
-            let before: i64 = self.connection.query_one(APPEND, &values)?.get(0);
-            return Ok((before, KnownKeys::new()));
+            return Ok(Ok(self.connection.query_one(APPEND, &values)?.get(0)));
         }
-        let event_keys = batch.event_keys();
         let keys: Vec<&str> = batch.keys.iter().map(|key| key.key).collect();
         let digests: Vec<&[u8]> = batch.keys.iter().map(|key| key.digest).collect();
         let positions: Vec<i64> = batch.keys.iter().map(|key| key.position).collect();
         let counts: Vec<i64> = batch.keys.iter().map(|key| key.event_count).collect();
-        let values: [&(dyn ToSql + Sync); 9] =
-            [&count, &received_at, &types, &payloads, &event_keys, &keys, &digests, &positions, &counts];
-        let row = self.connection.query_one(APPEND_WITH_KEYS, &values)?;
-        let before: i64 = row.get(0);
-        let fresh: Option<Vec<&str>> = row.get(1);
-        let fresh: HashSet<&str> = fresh.unwrap_or_default().into_iter().collect();
-        let known: Vec<&str> = keys.into_iter().filter(|key| !fresh.contains(key)).collect();
-        let known = if known.is_empty() { KnownKeys::new() } else { self.known_keys(&known)? };
-        Ok((before, known))
-    }
-
-    fn known_keys(&mut self, keys: &[&str]) -> Result<KnownKeys, PostgresError> {
-        let rows = self.connection.query(SELECT_KEYS, &[&keys])?;
-        Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
+        let values: [&(dyn ToSql + Sync); 8] =
+            [&count, &received_at, &types, &payloads, &keys, &digests, &positions, &counts];
+        let rows = self.connection.query(APPEND_WITH_KEYS, &values)?;
+        let known: KnownKeys = rows
+            .iter()
+            .filter_map(|row| Some((row.get::<_, Option<String>>(1)?, (row.get(2), row.get(3)))))
+            .collect();
+        let before = rows.first().map(|row| row.get(0)).filter(|_| known.is_empty());
+        Ok(before.ok_or(known))
     }
 }
 
@@ -247,18 +237,28 @@ impl Database for PostgresBackend {
     }
 
     fn store(&mut self, appends: &[&Append], received_at: Timestamp) -> Result<Vec<Outcome>, PostgresError> {
-        let batch = Batch::of(appends);
-        let has_deliveries = batch.has_deliveries();
+        let mut known = KnownKeys::new();
+        let has_deliveries = appends.iter().any(|append| !append.deliveries.is_empty());
         if has_deliveries {
             self.connection.begin()?;
         }
-        let (before, known) = self.insert(&batch, received_at)?;
-        if has_deliveries {
-            let deliveries: Vec<_> = batch.deliveries(before, &known).collect();
-            outbox::insert(&mut self.connection, &deliveries, received_at)?;
-            self.connection.commit()?;
+        loop {
+            let batch = Batch::of(appends, &known);
+            let inserted = if batch.events.is_empty() { Ok(0) } else { self.insert(&batch, received_at)? };
+            let before = match inserted {
+                Ok(before) => before,
+                Err(keys) => {
+                    known.extend(keys);
+                    continue;
+                }
+            };
+            if has_deliveries {
+                let deliveries: Vec<_> = batch.deliveries(before).collect();
+                outbox::insert(&mut self.connection, &deliveries, received_at)?;
+                self.connection.commit()?;
+            }
+            return Ok(batch.outcomes(before, &known));
         }
-        Ok(batch.outcomes(before, &known))
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {

@@ -24,7 +24,7 @@ pub struct Script<'a> {
     /// How long a query may be.
     pub query_bytes: usize,
     text: String,
-    /// What the first statement has noted.
+    /// What the first statement has noted: the id of the last event.
     pub last_insert_id: i64,
     rows: Vec<Row>,
 }
@@ -94,18 +94,19 @@ impl Script<'_> {
         Ok(())
     }
 
-    /// Runs what has been added, and finds which keys of a batch the store has.
-    pub fn known_keys(&mut self, batch: &Batch<'_>) -> mysql::Result<KnownKeys> {
-        if batch.keys.is_empty() {
-            return Ok(KnownKeys::new());
-        }
+    /// Locks the ids until the commit, and finds which keys of a batch the store has; the last id that was given.
+    pub fn lock_ids(&mut self, batch: &Batch<'_>, known: &mut KnownKeys) -> mysql::Result<i64> {
+        self.add("SELECT id FROM last_event FOR UPDATE")?;
         for keys in batch.keys.chunks(ROWS_PER_STATEMENT) {
             let keys: Vec<String> = keys.iter().map(|key| quoted(key.key)).collect();
             self.add(&format!("{SELECT_KEYS} ({})", keys.join(", ")))?;
         }
         self.run()?;
-        let known = self.rows.drain(..).map(mysql::from_row::<(String, Vec<u8>, i64)>);
-        Ok(known.map(|(key, digest, first_id)| (key, (digest, first_id))).collect())
+        let mut rows = self.rows.drain(..);
+        let last_id = rows.next().map(mysql::from_row::<i64>).unwrap_or_default();
+        let keys = rows.map(mysql::from_row::<(String, Vec<u8>, i64)>);
+        known.extend(keys.map(|(key, digest, first_id)| (key, (digest, first_id))));
+        Ok(last_id)
     }
 
     /// Runs what has been added, up to the first statement that fails.

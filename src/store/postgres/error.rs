@@ -49,10 +49,14 @@ impl PostgresError {
         }
     }
 
-    /// Whether the server broke a transaction off for the sake of another, or a read for the sake of replication.
+    /// Whether the server broke a transaction off for the sake of another, or a read for the sake of replication; or
+    /// another process has stored an idempotency key since a statement began that would have found it.
     pub fn is_conflict(&self) -> bool {
-        self.code().is_some_and(|code| {
-            *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
+        self.of_server().is_some_and(|error| {
+            let code = error.code();
+            *code == SqlState::T_R_SERIALIZATION_FAILURE
+                || *code == SqlState::T_R_DEADLOCK_DETECTED
+                || *code == SqlState::UNIQUE_VIOLATION && error.table() == Some("idempotency_keys")
         })
     }
 
