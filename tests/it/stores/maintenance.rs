@@ -9,6 +9,7 @@ use crate::util::wait_until;
 on_every_store!(
     the_oldest_events_are_forgotten_with_their_keys,
     events_are_counted_by_type_and_time,
+    types_that_differ_in_spaces_at_their_ends_are_different,
     the_size_of_the_store_is_measured,
 );
 
@@ -59,6 +60,34 @@ fn events_are_counted_by_type_and_time(store: &TestStore) {
     let object: Value =
         serde_json::from_str(&store.tail(&["--stats", "--until", "1h", "-o", "json"])).unwrap();
     assert_eq!(object["events"], 0);
+}
+
+fn types_that_differ_in_spaces_at_their_ends_are_different(store: &TestStore) {
+    let server = store.prepare_and_consume();
+    for (event_type, count) in [("a", 1), ("a ", 2), ("a  ", 4), (" a", 3)] {
+        (0..count).for_each(|_| server.store(event_type, "x"));
+    }
+    let object: Value = serde_json::from_str(&store.tail(&["--stats", "-o", "json"])).unwrap();
+    let types: Vec<(&Value, &Value)> = object["types"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|kind| (&kind["event_type"], &kind["count"]))
+        .collect();
+    let expected = [
+        (&json!("a  "), &json!(4)),
+        (&json!(" a"), &json!(3)),
+        (&json!("a "), &json!(2)),
+        (&json!("a"), &json!(1)),
+    ];
+    assert_eq!(types, expected);
+    for (pattern, count) in [("a", 1), ("a ", 2), ("a  ", 4), ("a*", 7), ("a[ ]", 2), ("? ", 2), ("* ", 6)] {
+        let lines = store.tail(&["-n", "all", "-o", "json", "--type", pattern]).lines().count();
+        assert_eq!(lines, count, "`{pattern}`");
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let listed = server.connect().get(&format!("/event?{}", query.append_pair("type", pattern).finish()));
+        assert_eq!(listed.json().as_array().unwrap().len(), count, "`{pattern}`");
+    }
 }
 
 fn the_size_of_the_store_is_measured(store: &TestStore) {
