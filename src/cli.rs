@@ -22,7 +22,10 @@ use crate::core::glob::Glob;
 use crate::core::network::{ListenAddress, TrustedProxy};
 use crate::core::origin::{HostName, Origin};
 use crate::core::secret::Secret;
-use crate::core::timestamp::{LocalTimestamp, parse_duration, parse_positive_duration};
+use crate::core::timestamp::{
+    LocalTimestamp, parse_duration, parse_duration_with_unit, parse_positive_duration,
+    parse_positive_duration_with_unit,
+};
 use crate::logging::{LineFormat, LogLevels, LogSettings};
 use crate::store::StoreLocation;
 
@@ -212,13 +215,22 @@ pub struct ConsumeOptions {
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
-    /// Forget events that are older than this, with their keys: 30d
-    #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration)]
+    /// Delete events that are older than this: 30d, 12h
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration_with_unit)]
     pub keep: Option<Duration>,
 
-    /// Forget the oldest events beyond so many
+    /// Delete the oldest events beyond so many
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub keep_events: Option<usize>,
+
+    /// Delete the oldest events beyond so many bytes of types and payloads: 10GiB
+    #[arg(long, value_name = "SIZE")]
+    pub keep_bytes: Option<ByteSize>,
+
+    /// Keep idempotency keys for at least so long, even if their events are
+    /// deleted before: 7d
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration_with_unit)]
+    pub keep_keys: Option<Duration>,
 
     /// Serve metrics at this address instead of at /metrics of the port, and
     /// without a token: 127.0.0.1:9100
@@ -267,8 +279,8 @@ pub struct AlertOptions {
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = parse_count)]
     pub alert_rate: usize,
 
-    /// Time to go on trying to deliver an alert
-    #[arg(long, default_value = "1d", value_name = "DURATION", value_parser = parse_duration)]
+    /// Time to go on trying to deliver an alert: 1d, 6h
+    #[arg(long, default_value = "1d", value_name = "DURATION", value_parser = parse_duration_with_unit)]
     pub alert_give_up_after: Duration,
 
     /// Templates that take the place of those built in, such as
@@ -877,12 +889,26 @@ impl FromStr for Lines {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
 
+impl ByteSize {
+    const UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
+}
+
+/// As it is read, by the largest unit that is exact.
+impl fmt::Display for ByteSize {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exact = ByteSize::UNITS.iter().find(|(_, bytes)| self.0.is_multiple_of(*bytes));
+        match exact {
+            Some((unit, bytes)) if !unit.is_empty() => write!(formatter, "{}{unit}", self.0 / bytes),
+            _ => write!(formatter, "{} bytes", self.0),
+        }
+    }
+}
+
 impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<ByteSize, String> {
-        const UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
-        let (number, unit) = UNITS
+        let (number, unit) = ByteSize::UNITS
             .iter()
             .find_map(|(name, bytes)| Some((text.strip_suffix(name)?, *bytes)))
             .unwrap_or((text, 1));

@@ -46,6 +46,7 @@ use self::cross_origin::CrossOrigin;
 use self::listen::{Listeners, Socket};
 use self::metrics::Metrics;
 use self::requests::RequestLog;
+use self::retention::Retention;
 use self::routes::Routes;
 use self::stream::{Hub, heartbeat_within};
 use self::tls::Tls;
@@ -103,11 +104,12 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let guarded = secrets.guard() || tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
     let listeners = Listeners::bind(&options, guarded).await?;
     let limits = StoreLimits { queue_events: options.queue_events, queue_bytes: options.queue_bytes.0 };
+    let retention = Retention::of(&options);
     let store_options = StoreOptions {
         read_time: Some(READ_TIME),
         patience: options.store_timeout,
         weak_durability: options.allow_weak_durability,
-        forgets: options.keep.is_some() || options.keep_events.is_some(),
+        deletes: retention.deletes(),
     };
     // The runtime's own threads must not wait for a database server.
     let location = options.db.clone();
@@ -132,14 +134,15 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
         None => None,
     };
     let mut scraping = pin!(serve_metrics(scraped, Arc::clone(&metrics), store.clone()));
-    let forgetting = store.clone();
-    let mut forgetting = pin!(retention::keep(&forgetting, options.keep, options.keep_events));
+    let swept = store.clone();
+    let mut sweeping = pin!(retention.run(&swept));
     let cross_origin = cross_origin(&options, guarded || listeners.are_exposed(), tls.is_some());
     let routes = routes(&options, store, access, cross_origin, alerts, metrics);
     let mut following = pin!(Arc::clone(&routes.hub).run(routes.store.clone()));
     let places = listeners.places(scheme);
     let mut server = Server::new(&options, listeners, routes, tls.clone());
     places.iter().for_each(|place| info!("listening on {place}"));
+    retention.announce();
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready(&format!("listening on {}", places.join(", ")));
     {
@@ -151,7 +154,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
                 _ = hangup.recv() => reload(tls.as_deref()),
                 () = scraping.as_mut() => unreachable!("metrics are served for ever"),
                 () = following.as_mut() => unreachable!("new events are read for ever"),
-                () = forgetting.as_mut() => unreachable!("events grow old for ever"),
+                () = sweeping.as_mut() => unreachable!("events grow old for ever"),
                 () = supervisor.watch() => {}
                 () = writer.died() => anyhow::bail!("the store's writer thread has stopped"),
             }

@@ -1,15 +1,20 @@
-//! Forgetting old events, in steps between which the writer has time for others.
+//! Retention: deletes what its settings name, in steps between which the writer has time for others.
 
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
 
-use crate::core::timestamp::Timestamp;
-use crate::store::Store;
-use crate::store::backend::Retention;
+use crate::cli::{ByteSize, ConsumeOptions};
+use crate::core::timestamp::{Timestamp, in_units};
+use crate::core::wall_clock::{ClockChange, HOLD, Reading, WallClock};
+use crate::store::backend::{Deleted, Passed, Recount, RetentionLimits};
+use crate::store::{AppendError, Store};
 
-/// How often to look for events that have grown old.
+/// How long to wait between two sweeps. After a long one it is as long as that took, within a minute.
 const SWEEP_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
 /// How many times as long as a step the pause behind it is.
 const PAUSE_SHARE: u32 = 3;
@@ -17,29 +22,200 @@ const PAUSE_SHARE: u32 = 3;
 /// The shortest pause between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(5);
 
-/// Forgets events that are too old or too many, for as long as it is polled.
-pub async fn keep(store: &Store, keep: Option<Duration>, keep_events: Option<usize>) {
-    if keep.is_none() && keep_events.is_none() {
-        return std::future::pending().await;
+/// How often all events are counted anew, in case that somebody else has deleted some.
+const RECOUNT_PAUSE: Duration = Duration::from_secs(86_400);
+
+/// How long the service may have been stopped, or without events, before the clock is suspected of having jumped
+/// meanwhile: as long as events are kept, but within these bounds.
+const SHORTEST_SUSPECT_PAUSE: Duration = Duration::from_secs(2 * 3600);
+const LONGEST_SUSPECT_PAUSE: Duration = Duration::from_secs(86_400);
+
+/// What is kept; where nothing is set, all of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// Events that are older are deleted.
+    keep: Option<Duration>,
+    /// The oldest events beyond so many are deleted.
+    events: Option<usize>,
+    /// The oldest events beyond so many bytes of types and payloads are deleted.
+    bytes: Option<ByteSize>,
+    /// Idempotency keys outlive their events until they are so old.
+    keys: Option<Duration>,
+}
+
+impl Retention {
+    /// What the settings say.
+    pub fn of(options: &ConsumeOptions) -> Retention {
+        Retention {
+            keep: options.keep,
+            events: options.keep_events,
+            bytes: options.keep_bytes,
+            keys: options.keep_keys,
+        }
     }
-    let events = keep_events.map(|events| i64::try_from(events).unwrap_or(i64::MAX));
-    let mut behind = 0;
-    loop {
-        let received_before = keep.map(|keep| Timestamp::now().before(keep));
-        let retention = Retention { received_before, events, behind };
-        let begun = Instant::now();
-        let forgotten = store.write(move |backend| backend.forget(&retention)).await;
-        match forgotten {
-            Ok(forgotten) if forgotten.more => {
-                behind = forgotten.until;
-                sleep((begun.elapsed() * PAUSE_SHARE).max(STEP_PAUSE)).await;
+
+    /// Whether anything is ever deleted.
+    pub fn deletes(&self) -> bool {
+        self.keep.is_some() || self.events.is_some() || self.bytes.is_some()
+    }
+
+    /// Logs what is kept.
+    pub fn announce(&self) {
+        if !self.deletes() {
+            info!("retention: all events are kept, with their idempotency keys");
+            return;
+        }
+        let limits = [
+            self.keep.map(|keep| format!("for {} (--keep)", in_units(keep))),
+            self.events.map(|events| format!("the newest {events} (--keep-events)")),
+            self.bytes.map(|bytes| format!("the newest {bytes} (--keep-bytes)")),
+        ];
+        let events = limits.into_iter().flatten().collect::<Vec<_>>().join(", and of these ");
+        let keys = self
+            .keys
+            .map_or_else(String::new, |keys| format!(", and at least for {} (--keep-keys)", in_units(keys)));
+        info!("retention: events are kept {events}; their idempotency keys as long as they are{keys}");
+    }
+
+    /// Deletes for as long as it is polled.
+    pub async fn run(&self, store: &Store) {
+        if !self.deletes() {
+            return std::future::pending().await;
+        }
+        let mut clock = None;
+        let mut recounts_at = Instant::now();
+        loop {
+            let begun = Instant::now();
+            let recounts = begun >= recounts_at;
+            // A store that does not answer has said so itself.
+            if self.sweep(store, &mut clock, recounts).await.is_ok() && recounts {
+                recounts_at = begun + RECOUNT_PAUSE;
             }
-            // What stayed because someone was to be told of it is looked at again. A store that does not
-            // answer has said so itself.
-            Ok(_) | Err(_) => {
-                behind = 0;
-                sleep(SWEEP_PAUSE).await;
+            sleep(begun.elapsed().clamp(SWEEP_PAUSE, LONGEST_SWEEP_PAUSE)).await;
+        }
+    }
+
+    /// Looks at all events that may have to be deleted.
+    async fn sweep(
+        &self,
+        store: &Store,
+        clock: &mut Option<WallClock>,
+        recounts: bool,
+    ) -> Result<(), AppendError> {
+        let mut report = Report { retention: *self, sum: Deleted::default() };
+        let mut passed = Passed::default();
+        let mut recount = if recounts { Recount::Always } else { Recount::IfSmall };
+        loop {
+            let begun = Instant::now();
+            let is_clock_believed = self.believes(store, clock).await?;
+            let limits = self.limits(Timestamp::now(), is_clock_believed, recount);
+            recount = Recount::Never;
+            let step = store.write_that_makes_room(move |backend| backend.delete_expired(&limits, passed));
+            let deleted = step.await?;
+            report.add(&deleted);
+            passed = deleted.passed;
+            if !deleted.more {
+                return Ok(());
             }
+            sleep((begun.elapsed() * PAUSE_SHARE).max(STEP_PAUSE)).await;
+        }
+    }
+
+    fn limits(&self, now: Timestamp, is_clock_believed: bool, recount: Recount) -> RetentionLimits {
+        RetentionLimits {
+            now,
+            is_clock_believed,
+            received_before: self.keep.map(|keep| now.before(keep)),
+            events: self.events.map(as_number),
+            bytes: self.bytes.map(|bytes| as_number(bytes.0)),
+            keys_before: self.keys.map(|keys| now.before(keys)),
+            recount,
+        }
+    }
+
+    /// Whether the clock is believed, where anything depends on it.
+    async fn believes(&self, store: &Store, clock: &mut Option<WallClock>) -> Result<bool, AppendError> {
+        if self.keep.is_none() && self.keys.is_none() {
+            return Ok(false);
+        }
+        if let Some(clock) = clock {
+            match clock.observe(read_clocks()) {
+                Some(ClockChange::Stepped(step)) => warn!(
+                    "the wall clock has jumped {} by {}: nothing is deleted by age until it has held for {}",
+                    if step < 0 { "back" } else { "forward" },
+                    in_units(Duration::from_micros(step.unsigned_abs())),
+                    in_units(HOLD)
+                ),
+                Some(ClockChange::Believed) => {
+                    info!("the wall clock has held for {}: events are deleted by age again", in_units(HOLD));
+                }
+                None => {}
+            }
+            return Ok(clock.is_believed());
+        }
+        let last_known = store.write_that_makes_room(|backend| backend.last_known_time()).await?;
+        let longest_pause =
+            self.keep.unwrap_or_default().clamp(SHORTEST_SUSPECT_PAUSE, LONGEST_SUSPECT_PAUSE);
+        let (started, change) = WallClock::new(read_clocks(), last_known, longest_pause);
+        if let Some(ClockChange::Stepped(pause)) = change {
+            warn!(
+                "the wall clock is {} {} what the store knows to be the last time: nothing is deleted by age until it \
+                    has held for {}",
+                in_units(Duration::from_micros(pause.unsigned_abs())),
+                if pause < 0 { "behind" } else { "ahead of" },
+                in_units(HOLD)
+            );
+        }
+        Ok(clock.insert(started).is_believed())
+    }
+}
+
+fn as_number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn read_clocks() -> Reading {
+    let steady = clock_gettime(ClockId::Boottime);
+    let seconds = Duration::from_secs(u64::try_from(steady.tv_sec).unwrap_or_default());
+    let nanoseconds = Duration::from_nanos(u64::try_from(steady.tv_nsec).unwrap_or_default());
+    Reading { wall: Timestamp::now(), steady: seconds + nanoseconds }
+}
+
+/// What a sweep has deleted; logged when it ends, at the end of the process too.
+struct Report {
+    retention: Retention,
+    sum: Deleted,
+}
+
+impl Report {
+    fn add(&mut self, deleted: &Deleted) {
+        self.sum.by_age += deleted.by_age;
+        self.sum.by_count += deleted.by_count;
+        self.sum.by_bytes += deleted.by_bytes;
+        self.sum.keys += deleted.keys;
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let Deleted { by_age, by_count, by_bytes, keys, .. } = self.sum;
+        let Retention { keep, events, bytes, .. } = self.retention;
+        let reasons = [
+            keep.map(|keep| (by_age, format!("by age (--keep {})", in_units(keep)))),
+            events.map(|events| (by_count, format!("by count (--keep-events {events})"))),
+            bytes.map(|bytes| (by_bytes, format!("by bytes (--keep-bytes {bytes})"))),
+        ];
+        let reasons: Vec<String> = reasons
+            .into_iter()
+            .flatten()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, reason)| format!("{count} {reason}"))
+            .collect();
+        let count = by_age + by_count + by_bytes;
+        if count > 0 {
+            info!("retention: deleted {count} events: {}; idempotency keys: {keys}", reasons.join(", "));
+        } else if keys > 0 {
+            info!("retention: deleted {keys} idempotency keys of events that were deleted before");
         }
     }
 }

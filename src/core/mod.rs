@@ -18,3 +18,4 @@ pub mod secret;
 pub mod text;
 pub mod timestamp;
 pub mod trace;
+pub mod wall_clock;

@@ -47,6 +47,11 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default())
     }
 
+    /// How many microseconds from this instant to another one; negative where that is earlier.
+    pub fn microseconds_until(self, other: Timestamp) -> i64 {
+        other.0.saturating_sub(self.0)
+    }
+
     /// `2024-01-15 12:00:00.000000`, in UTC.
     pub fn to_health_format(self) -> String {
         self.in_jiff().strftime("%Y-%m-%d %H:%M:%S%.6f").to_string()
@@ -202,6 +207,47 @@ pub fn parse_positive_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// Reads a duration that names its units, `30d` or `1h 30m`: what is deleted or given up by it must not depend on a
+/// guess.
+///
+/// # Errors
+/// What would have been right.
+pub fn parse_duration_with_unit(text: &str) -> Result<Duration, String> {
+    if text.trim().parse::<f64>().is_ok() {
+        return Err(format!("expected a unit: `{0}d` for days, `{0}s` for seconds", text.trim()));
+    }
+    parse_duration(text).map_err(|_| "expected a duration such as `30d`, `12h` or `1h 30m`".to_owned())
+}
+
+/// Reads a duration that names its units and is longer than nothing.
+///
+/// # Errors
+/// What would have been right.
+pub fn parse_positive_duration_with_unit(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration_with_unit(text)?;
+    if duration.is_zero() {
+        return Err("expected a duration above zero, such as `30d`".to_owned());
+    }
+    Ok(duration)
+}
+
+/// A duration as it is read, by its two largest units: `30d`, `1h 30m`, `250ms`.
+pub fn in_units(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 5] =
+        [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1000)];
+    let mut rest = duration.as_micros();
+    let mut parts = Vec::new();
+    for (unit, microseconds) in UNITS {
+        if rest >= microseconds && parts.len() < 2 {
+            parts.push(format!("{}{unit}", rest / microseconds));
+            rest %= microseconds;
+        } else if !parts.is_empty() {
+            break;
+        }
+    }
+    if parts.is_empty() { format!("{rest}us") } else { parts.join(" ") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,5 +365,29 @@ mod tests {
         }
         assert!(parse_positive_duration("0").is_err());
         assert!(parse_positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn a_duration_that_deletes_names_its_unit() {
+        assert_eq!(parse_positive_duration_with_unit("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!(parse_duration_with_unit("0s"), Ok(Duration::ZERO));
+        for bare in ["30", "0.5", " 30 ", "1e3", "0"] {
+            let error = parse_duration_with_unit(bare).unwrap_err();
+            let number = bare.trim();
+            assert_eq!(error, format!("expected a unit: `{number}d` for days, `{number}s` for seconds"));
+        }
+        for wrong in ["", "30 parsecs", "-1d", "2000y"] {
+            assert!(parse_duration_with_unit(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_positive_duration_with_unit("0d").is_err());
+    }
+
+    #[test]
+    fn durations_are_shown_as_they_are_read() {
+        for text in ["30d", "1d 1h", "1h 30m", "90d", "1m 30s", "2s 5ms", "250ms"] {
+            assert_eq!(in_units(parse_duration(text).unwrap()), text);
+        }
+        assert_eq!(in_units(Duration::from_micros(7)), "7us");
+        assert_eq!(in_units(Duration::from_secs(86_400 + 5)), "1d");
     }
 }

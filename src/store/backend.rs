@@ -69,11 +69,18 @@ pub trait Backend: Send {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Forgets some of the oldest events.
+    /// Deletes what the limits name among some of the events behind a position, and some idempotency keys that have
+    /// outlived their events.
     ///
     /// # Errors
-    /// Why none are forgotten.
-    fn forget(&mut self, retention: &Retention) -> Result<Forgotten, StoreError>;
+    /// Why none are deleted.
+    fn delete_expired(&mut self, limits: &RetentionLimits, passed: Passed) -> Result<Deleted, StoreError>;
+
+    /// When retention last believed the clock; where it never has, when the newest event was received.
+    ///
+    /// # Errors
+    /// Why the store does not answer.
+    fn last_known_time(&mut self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Makes the alerts of an event, or all, that were given up be sent again, as if they were new.
     ///
@@ -395,23 +402,61 @@ impl DeliveryState {
     }
 }
 
-/// Which events may go.
+/// Which events and keys are kept at a moment, and which not.
 #[derive(Debug, Clone, Copy)]
-pub struct Retention {
-    /// Those that were received before this instant.
+pub struct RetentionLimits {
+    /// The present.
+    pub now: Timestamp,
+    /// Whether the clock is believed; if not, nothing is deleted by age.
+    pub is_clock_believed: bool,
+    /// Events that were received before this instant are deleted.
     pub received_before: Option<Timestamp>,
-    /// Those that are not among so many newest ids.
+    /// So many of the newest events are kept.
     pub events: Option<i64>,
-    /// And that have ids above this one: what is below has been looked at.
-    pub behind: i64,
+    /// So many bytes of types and payloads of the newest events are kept.
+    pub bytes: Option<i64>,
+    /// The keys of deleted events that were received before this instant are deleted; all, where there is none.
+    pub keys_before: Option<Timestamp>,
+    /// Whether all events are counted anew.
+    pub recount: Recount,
 }
 
-/// How far forgetting has come.
+/// When all events are counted anew, in case that somebody else has deleted some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forgotten {
-    /// The id up to which events were looked at.
+pub enum Recount {
+    /// Not in the midst of a sweep.
+    Never,
+    /// Where there are so few that it costs nothing.
+    IfSmall,
+    /// Always.
+    Always,
+}
+
+/// The events that a sweep has passed and that stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// All up to this id have been passed or deleted.
     pub until: i64,
-    /// Whether there may be more to forget at once.
+    /// How many of them stay.
+    pub events: i64,
+    /// The bytes of their types and payloads.
+    pub bytes: i64,
+}
+
+/// What a step of retention has deleted, and where the next begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// Events that were too old.
+    pub by_age: u64,
+    /// Events beyond the number that is kept.
+    pub by_count: u64,
+    /// Events beyond the bytes that are kept.
+    pub by_bytes: u64,
+    /// Idempotency keys.
+    pub keys: u64,
+    /// Where the next step begins.
+    pub passed: Passed,
+    /// Whether there may be more to delete at once.
     pub more: bool,
 }
 

@@ -1,8 +1,8 @@
 //! What databases do each in their own way, and what they do all alike on the writing side.
 
 use super::backend::{
-    Append, Backend, Claim, Claimed, Forgotten, Message, Outcome, RefreshToken, Resent, Retention, Rotation,
-    Settlement, StoreError,
+    Append, Backend, Claim, Claimed, Deleted, Message, Outcome, Passed, RefreshToken, Resent,
+    RetentionLimits, Rotation, Settlement, StoreError,
 };
 use super::statements::Statements;
 use super::{outbox, retention, tokens};
@@ -93,8 +93,12 @@ impl<D: Database> Backend for D {
         self.transact(|database| outbox::settle(database.connection(), message, settlement, now))
     }
 
-    fn forget(&mut self, terms: &Retention) -> Result<Forgotten, StoreError> {
-        self.transact(|database| retention::forget(database.connection(), terms))
+    fn delete_expired(&mut self, limits: &RetentionLimits, passed: Passed) -> Result<Deleted, StoreError> {
+        self.transact(|database| retention::delete_expired(database.connection(), limits, passed))
+    }
+
+    fn last_known_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.transact(|database| retention::last_known_time(database.connection()))
     }
 
     fn resend(&mut self, event_id: Option<i64>, now: Timestamp) -> Result<Resent, StoreError> {

@@ -39,7 +39,7 @@ use self::cancellation::Cancellation;
 pub use self::location::{LocationError, StoreLocation};
 use self::sqlite::{SqliteBackend, SqliteReader};
 pub use self::statistics::PARTS;
-use self::writer::Queue;
+use self::writer::{Queue, Write, WriteKind};
 pub use self::writer::{Writer, WriterMetrics};
 
 use crate::core::backoff::Backoff;
@@ -117,8 +117,8 @@ pub struct StoreOptions {
     pub patience: Duration,
     /// Whether a server may acknowledge what is not yet on its disk.
     pub weak_durability: bool,
-    /// Whether old events are going to be forgotten, which takes further rights on a server.
-    pub forgets: bool,
+    /// Whether events are going to be deleted, which takes further rights on a server.
+    pub deletes: bool,
 }
 
 impl StoreOptions {
@@ -292,8 +292,27 @@ impl Store {
         &self,
         write: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, AppendError> {
+        self.run_write(write, WriteKind::Ordinary).await
+    }
+
+    /// The same for a write that deletes: a store that takes no others for lack of space takes it nevertheless.
+    ///
+    /// # Errors
+    /// Why there is no result.
+    pub async fn write_that_makes_room<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, AppendError> {
+        self.run_write(write, WriteKind::MakesRoom).await
+    }
+
+    async fn run_write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
+        kind: WriteKind,
+    ) -> Result<T, AppendError> {
         let (answer, answered) = oneshot::channel();
-        self.queue.push_write(Box::new(|backend| {
+        let write: Write = Box::new(|backend| {
             let written = backend.and_then(write);
             let failure = match &written {
                 Ok(_) | Err(StoreError::Refused(_)) => Ok(()),
@@ -301,7 +320,8 @@ impl Store {
             };
             let _ = answer.send(written);
             failure
-        }))?;
+        });
+        self.queue.push_write(write, kind)?;
         answered.await.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
     }
 

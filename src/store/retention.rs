@@ -1,41 +1,327 @@
-//! Forgetting: old events go, a few at a time, with the keys and the settled deliveries that came with them.
+//! Retention: what the limits name is deleted, some events at a time.
+//!
+//! - The newest events are kept, by number and by bytes: ids have gaps, so events are counted. The totals stand in the
+//!   only row of `retention`, whose lock each step holds until its commit. So all processes of a store share them, and
+//!   count each event once. Where they are wrong because others have deleted events, the next count of all events mends
+//!   them; an event that is not yet counted only makes for fewer deletions.
+//! - An event with an open delivery stays, and takes a place among those that are kept.
+//! - An event with a time in the future is not old. It is passed, as is any young event between old ones; a sweep ends
+//!   at the first step in which there is nothing to delete and nothing from the future.
+//! - An idempotency key stays as long as any event of its request. What is deleted is noted in `deleted_events`, with
+//!   its time; when the note has come of age, the keys whose events are all gone are deleted.
 
-use super::backend::{Forgotten, Retention};
-use super::statements::Statements;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
-/// How many events go at once at most: a step takes some milliseconds.
+use super::backend::{Deleted, Passed, Recount, RetentionLimits};
+use super::statements::{Statements, Value};
+use crate::core::timestamp::Timestamp;
+
+/// How many events are counted, looked at or deleted at once: a step takes some milliseconds. A store that has no more
+/// is counted anew each time.
 const STEP: usize = 1000;
 
-/// Forgets the oldest events behind an id, as far as the retention allows.
-///
-/// Events that someone is still to be told of stay.
+/// How old the note that the clock was believed may become before it is renewed.
+const BELIEF_LIFETIME: Duration = Duration::from_secs(600);
+
+/// The keys that begin in a range, have no event left, and of which no event is in a note that is too young: neither one
+/// that ends among their events, nor the one that has their last.
+const EXPIRED_KEYS: &str = "\
+    FROM idempotency_keys WHERE first_id >= ? AND first_id <= ? AND NOT EXISTS \
+        (SELECT 1 FROM events WHERE events.id >= idempotency_keys.first_id \
+            AND events.id < idempotency_keys.first_id + idempotency_keys.event_count) \
+    AND NOT EXISTS \
+        (SELECT 1 FROM deleted_events WHERE deleted_events.received_at >= ? \
+            AND deleted_events.last_id >= idempotency_keys.first_id \
+            AND deleted_events.last_id < idempotency_keys.first_id + idempotency_keys.event_count) \
+    AND coalesce((SELECT deleted_events.received_at FROM deleted_events \
+        WHERE deleted_events.last_id >= idempotency_keys.first_id + idempotency_keys.event_count - 1 \
+        ORDER BY deleted_events.last_id LIMIT 1), 0) < ?";
+
+/// Deletes what the limits name among the next events behind those that were passed.
 ///
 /// # Errors
 /// The database's.
-pub fn forget<S: Statements>(statements: &mut S, retention: &Retention) -> Result<Forgotten, S::Error> {
+pub fn delete_expired<S: Statements>(
+    statements: &mut S,
+    limits: &RetentionLimits,
+    passed: Passed,
+) -> Result<Deleted, S::Error> {
     statements.begin()?;
-    let newest = statements.query::<1>("SELECT max(id) FROM events", &[])?;
-    let newest = newest.first().map_or(0, |[id]| id.number());
-    let select = format!("SELECT id, received_at FROM events WHERE id > ? ORDER BY id LIMIT {STEP}");
-    let oldest = statements.query::<2>(&select, &[retention.behind.into()])?;
-    let is_old = |id: i64, received_at: i64| {
-        let before = retention.received_before.map(|before| before.as_microseconds());
-        let beyond = retention.events.map(|events| newest.saturating_sub(events));
-        before.is_some_and(|before| received_at < before) || beyond.is_some_and(|beyond| id <= beyond)
-    };
-    let old = oldest.iter().take_while(|[id, received_at]| is_old(id.number(), received_at.number()));
-    let old: Vec<i64> = old.map(|[id, _]| id.number()).collect();
-    let Some(&until) = old.last() else {
-        statements.commit()?;
-        return Ok(Forgotten { until: retention.behind, more: false });
-    };
-    let range = [retention.behind.into(), until.into()];
-    let events = "DELETE FROM events WHERE id > ? AND id <= ? AND NOT EXISTS \
-        (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.due_at IS NOT NULL)";
-    statements.execute(events, &range)?;
-    let deliveries = "DELETE FROM deliveries WHERE event_id > ? AND event_id <= ? AND due_at IS NULL";
-    statements.execute(deliveries, &range)?;
-    statements.execute("DELETE FROM idempotency_keys WHERE first_id > ? AND first_id <= ?", &range)?;
+    let stored = Totals::locked(statements)?;
+    let mut totals = stored;
+    let mut is_counting = false;
+    if limits.events.is_some() || limits.bytes.is_some() {
+        let recounts = match limits.recount {
+            Recount::Never => false,
+            Recount::IfSmall => totals.events <= STEP as i64,
+            Recount::Always => true,
+        };
+        if recounts {
+            totals = Totals { believed_at: totals.believed_at, ..Totals::default() };
+        }
+        is_counting = totals.count(statements)?;
+    }
+    let events = oldest(statements, passed.until)?;
+    let plan = Plan::of(&events, limits, totals, passed, is_counting);
+    for range in &plan.ranges {
+        delete(statements, range)?;
+    }
+    totals.subtract(&events, &plan);
+    note_deleted(statements, &events, &plan, limits.now)?;
+    let keys = delete_keys(statements, limits)?;
+    totals.renew_belief(limits);
+    if totals != stored {
+        totals.store(statements)?;
+    }
     statements.commit()?;
-    Ok(Forgotten { until, more: old.len() == STEP })
+    Ok(Deleted { keys: keys.unwrap_or_default(), more: plan.deleted.more || keys.is_some(), ..plan.deleted })
+}
+
+/// When retention last believed the clock; where it never has, when the newest event was received.
+///
+/// # Errors
+/// The database's.
+pub fn last_known_time<S: Statements>(statements: &mut S) -> Result<Option<Timestamp>, S::Error> {
+    statements.begin()?;
+    let believed = statements.query::<1>("SELECT believed_at FROM retention", &[])?;
+    let newest = statements.query::<1>("SELECT received_at FROM events ORDER BY id DESC LIMIT 1", &[])?;
+    statements.commit()?;
+    let time = |rows: Vec<[Value; 1]>| rows.first().and_then(|[time]| time.number_or_null());
+    Ok(time(believed).or(time(newest)).map(Timestamp::from_microseconds))
+}
+
+/// How many events there are up to an id, and the bytes of their types and payloads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Totals {
+    counted_until: i64,
+    events: i64,
+    bytes: i64,
+    believed_at: Option<i64>,
+}
+
+impl Totals {
+    /// Those that all processes share, which nobody else changes before the commit.
+    fn locked<S: Statements>(statements: &mut S) -> Result<Totals, S::Error> {
+        let select = format!(
+            "SELECT counted_until, event_count, event_bytes, believed_at FROM retention{}",
+            S::FOR_UPDATE
+        );
+        let rows = statements.query::<4>(&select, &[])?;
+        Ok(rows.first().map_or_else(Totals::default, |[until, events, bytes, believed_at]| Totals {
+            counted_until: until.number(),
+            events: events.number(),
+            bytes: bytes.number(),
+            believed_at: believed_at.number_or_null(),
+        }))
+    }
+
+    fn store<S: Statements>(&self, statements: &mut S) -> Result<(), S::Error> {
+        statements.execute(
+            "UPDATE retention SET counted_until = ?, event_count = ?, event_bytes = ?, believed_at = ?",
+            &[self.counted_until.into(), self.events.into(), self.bytes.into(), self.believed_at.into()],
+        )
+    }
+
+    /// Adds the next events; whether there may be more.
+    fn count<S: Statements>(&mut self, statements: &mut S) -> Result<bool, S::Error> {
+        let select = format!(
+            "SELECT id, octet_length(event_type) + octet_length(event_payload) FROM events \
+                WHERE id > ? ORDER BY id LIMIT {STEP}"
+        );
+        let events = statements.query::<2>(&select, &[self.counted_until.into()])?;
+        self.events += events.len() as i64;
+        self.bytes += events.iter().map(|[_, bytes]| bytes.number()).sum::<i64>();
+        if let Some([id, _]) = events.last() {
+            self.counted_until = id.number();
+        }
+        Ok(events.len() == STEP)
+    }
+
+    fn subtract(&mut self, events: &[OldEvent], plan: &Plan) {
+        let counted_until = self.counted_until;
+        for event in plan.deleted_of(events).filter(|event| event.id <= counted_until) {
+            self.events -= 1;
+            self.bytes -= event.bytes;
+        }
+    }
+
+    fn renew_belief(&mut self, limits: &RetentionLimits) {
+        let renews_at = self.believed_at.map(|at| Timestamp::from_microseconds(at).after(BELIEF_LIFETIME));
+        if limits.is_clock_believed && renews_at.is_none_or(|renews_at| renews_at <= limits.now) {
+            self.believed_at = Some(limits.now.as_microseconds());
+        }
+    }
+}
+
+/// One of the oldest events.
+#[derive(Debug, Clone, Copy)]
+struct OldEvent {
+    id: i64,
+    received_at: Timestamp,
+    bytes: i64,
+    has_open_delivery: bool,
+}
+
+fn oldest<S: Statements>(statements: &mut S, after: i64) -> Result<Vec<OldEvent>, S::Error> {
+    let select = format!(
+        "SELECT id, received_at, octet_length(event_type) + octet_length(event_payload), \
+            CASE WHEN EXISTS (SELECT 1 FROM deliveries \
+                WHERE deliveries.event_id = events.id AND deliveries.due_at IS NOT NULL) THEN 1 ELSE 0 END \
+            FROM events WHERE id > ? ORDER BY id LIMIT {STEP}"
+    );
+    let event = |[id, received_at, bytes, has_open_delivery]: [Value; 4]| OldEvent {
+        id: id.number(),
+        received_at: Timestamp::from_microseconds(received_at.number()),
+        bytes: bytes.number(),
+        has_open_delivery: has_open_delivery.number() != 0,
+    };
+    Ok(statements.query::<4>(&select, &[after.into()])?.into_iter().map(event).collect())
+}
+
+enum Reason {
+    Age,
+    Count,
+    Bytes,
+}
+
+/// What is deleted of some events in the order of their ids.
+struct Plan {
+    /// The ids of the deleted; no other event has one of them.
+    ranges: Vec<RangeInclusive<i64>>,
+    /// What is said of it.
+    deleted: Deleted,
+}
+
+impl Plan {
+    /// While not all events are counted, it ends at the first that may have to be deleted once they are.
+    fn of(
+        events: &[OldEvent],
+        limits: &RetentionLimits,
+        totals: Totals,
+        passed: Passed,
+        is_counting: bool,
+    ) -> Plan {
+        let mut plan = Plan { ranges: Vec::new(), deleted: Deleted { passed, ..Deleted::default() } };
+        let Deleted { passed, by_age, by_count, by_bytes, more, .. } = &mut plan.deleted;
+        let mut is_range_open = false;
+        let mut has_future = false;
+        let mut deleted = Passed::default();
+        for event in events {
+            let newer = totals.events - passed.events - deleted.events - 1;
+            let bytes_from_here = totals.bytes - passed.bytes - deleted.bytes;
+            let reason = reason_to_delete(event, limits, newer, bytes_from_here);
+            if is_counting && reason.is_none() {
+                break;
+            }
+            let reason = reason.filter(|_| !event.has_open_delivery);
+            has_future |= event.received_at > limits.now;
+            passed.until = event.id;
+            let place = if reason.is_some() { &mut deleted } else { &mut *passed };
+            place.events += 1;
+            place.bytes += event.bytes;
+            match reason {
+                Some(Reason::Age) => *by_age += 1,
+                Some(Reason::Count) => *by_count += 1,
+                Some(Reason::Bytes) => *by_bytes += 1,
+                None => {}
+            }
+            match plan.ranges.last_mut() {
+                Some(range) if reason.is_some() && is_range_open => *range = *range.start()..=event.id,
+                _ if reason.is_some() => plan.ranges.push(event.id..=event.id),
+                _ => {}
+            }
+            is_range_open = reason.is_some();
+        }
+        *more = is_counting || events.len() == STEP && (has_future || deleted.events > 0);
+        plan
+    }
+
+    fn deleted_of<'a>(&'a self, events: &'a [OldEvent]) -> impl Iterator<Item = &'a OldEvent> {
+        events.iter().filter(|event| self.ranges.iter().any(|range| range.contains(&event.id)))
+    }
+}
+
+/// Why an event is deleted, if it is: so many others are newer, and it and they have so many bytes.
+fn reason_to_delete(
+    event: &OldEvent,
+    limits: &RetentionLimits,
+    newer: i64,
+    bytes_from_here: i64,
+) -> Option<Reason> {
+    let received_before = limits.received_before.filter(|_| limits.is_clock_believed);
+    if received_before.is_some_and(|before| event.received_at < before) {
+        return Some(Reason::Age);
+    }
+    if limits.events.is_some_and(|limit| newer >= limit) {
+        return Some(Reason::Count);
+    }
+    limits.bytes.is_some_and(|limit| bytes_from_here > limit).then_some(Reason::Bytes)
+}
+
+/// Deletes the events of a range, and their deliveries. A delivery may have been opened anew meanwhile.
+fn delete<S: Statements>(statements: &mut S, range: &RangeInclusive<i64>) -> Result<(), S::Error> {
+    let ids = [Value::from(*range.start()), Value::from(*range.end())];
+    let events = "DELETE FROM events WHERE id >= ? AND id <= ? AND NOT EXISTS \
+        (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.due_at IS NOT NULL)";
+    statements.execute(events, &ids)?;
+    let deliveries = "DELETE FROM deliveries WHERE event_id >= ? AND event_id <= ? AND due_at IS NULL";
+    statements.execute(deliveries, &ids)
+}
+
+/// Notes which events were deleted, for their keys: once in the range of each note that there is, as of an event that
+/// stayed when those around it were deleted.
+fn note_deleted<S: Statements>(
+    statements: &mut S,
+    events: &[OldEvent],
+    plan: &Plan,
+    now: Timestamp,
+) -> Result<(), S::Error> {
+    let mut deleted = plan.deleted_of(events).peekable();
+    while let Some(first) = deleted.peek() {
+        let select =
+            "SELECT last_id, received_at FROM deleted_events WHERE last_id > ? ORDER BY last_id LIMIT 1";
+        let note = statements.query::<2>(select, &[first.id.into()])?;
+        let (end, mut newest) =
+            note.first().map_or((i64::MAX, 0), |[last_id, newest]| (last_id.number(), newest.number()));
+        let mut last_id = first.id;
+        while let Some(event) = deleted.next_if(|event| event.id < end) {
+            last_id = event.id;
+            newest = newest.max(event.received_at.min(now).as_microseconds());
+        }
+        statements.execute("INSERT INTO deleted_events VALUES (?, ?)", &[last_id.into(), newest.into()])?;
+    }
+    Ok(())
+}
+
+/// Deletes the keys of the first note that has come of age, unless any of their events is left; how many, if there is
+/// such a note.
+///
+/// The ids of requests do not overlap. So the keys of a note are those that begin in its range, and the last one before
+/// it, whose events may reach into it. The note stays, without a time, as the beginning of the next one's range.
+fn delete_keys<S: Statements>(statements: &mut S, limits: &RetentionLimits) -> Result<Option<u64>, S::Error> {
+    let before = match limits.keys_before {
+        Some(_) if !limits.is_clock_believed => return Ok(None),
+        Some(before) => before.as_microseconds(),
+        None => i64::MAX,
+    };
+    let mut number = |select: &str, value: i64| -> Result<Option<i64>, S::Error> {
+        let rows = statements.query::<1>(select, &[value.into()])?;
+        Ok(rows.first().and_then(|[number]| number.number_or_null()))
+    };
+    let note = "SELECT last_id FROM deleted_events WHERE received_at < ? ORDER BY last_id LIMIT 1";
+    let Some(note) = number(note, before)? else { return Ok(None) };
+    let note_before = number("SELECT max(last_id) FROM deleted_events WHERE last_id < ?", note)?;
+    let first = "SELECT max(first_id) FROM idempotency_keys WHERE first_id <= ?";
+    let first = number(first, note_before.unwrap_or_default())?.unwrap_or_default();
+    let values = [first, note, before, before].map(Value::from);
+    let counted = statements.query::<1>(&format!("SELECT count(*) {EXPIRED_KEYS}"), &values)?;
+    let keys = counted.first().map_or(0, |[count]| count.number());
+    if keys > 0 {
+        statements.execute(&format!("DELETE {EXPIRED_KEYS}"), &values)?;
+    }
+    let settled = "DELETE FROM deleted_events WHERE last_id < ? AND received_at IS NULL";
+    statements.execute(settled, &[note.into()])?;
+    statements.execute("UPDATE deleted_events SET received_at = NULL WHERE last_id = ?", &[note.into()])?;
+    Ok(Some(u64::try_from(keys).unwrap_or_default()))
 }

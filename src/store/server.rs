@@ -57,11 +57,15 @@ const WRITE_CHECKS: [&str; 8] = [
     "UPDATE alert_channels SET closed_until = closed_until WHERE 1 = 0",
 ];
 
-/// The same for a login that may not forget events.
-const FORGET_CHECKS: [&str; 3] = [
+/// The same for a login that may not delete events.
+const RETENTION_CHECKS: [&str; 7] = [
     "DELETE FROM events WHERE 1 = 0",
     "DELETE FROM idempotency_keys WHERE 1 = 0",
     "DELETE FROM deliveries WHERE 1 = 0",
+    "UPDATE retention SET id = id WHERE 1 = 0",
+    "INSERT INTO deleted_events SELECT * FROM deleted_events WHERE 1 = 0",
+    "UPDATE deleted_events SET last_id = last_id WHERE 1 = 0",
+    "DELETE FROM deleted_events WHERE 1 = 0",
 ];
 
 /// A writing connection to a server, which others write to, and which comes and goes.
@@ -131,8 +135,8 @@ pub fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Sen
 
 /// What a login is asked to do, and does not, before the first event comes.
 pub fn checks_of(options: StoreOptions) -> impl Iterator<Item = &'static str> {
-    let forgets = FORGET_CHECKS.into_iter().filter(move |_| options.forgets);
-    WRITE_CHECKS.into_iter().chain(forgets)
+    let deletes = RETENTION_CHECKS.into_iter().filter(move |_| options.deletes);
+    WRITE_CHECKS.into_iter().chain(deletes)
 }
 
 /// Whether a connection is encrypted.

@@ -38,6 +38,15 @@ pub(super) type Answer<T> = Result<T, StoreError>;
 /// store has failed; it is told so itself where there is no store to write to.
 pub type Write = Box<dyn FnOnce(Result<&mut dyn Backend, StoreError>) -> Answer<()> + Send>;
 
+/// What a write does to a store that is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteKind {
+    /// It takes room, and is refused.
+    Ordinary,
+    /// It deletes, and is tried.
+    MakesRoom,
+}
+
 /// What the writer measures of itself. A clone shares the figures.
 #[derive(Debug, Clone)]
 pub struct WriterMetrics {
@@ -181,10 +190,12 @@ impl Queue {
     }
 
     /// Queues a write that is not an append.
-    pub fn push_write(&self, write: Write) -> Result<(), AppendError> {
+    pub fn push_write(&self, write: Write, kind: WriteKind) -> Result<(), AppendError> {
         let mut state = self.lock();
-        if let Some(failure) = &state.failure {
-            return Err(AppendError::Store(failure.clone()));
+        match &state.failure {
+            Some(StoreError::Full(_)) if kind == WriteKind::MakesRoom => {}
+            Some(failure) => return Err(AppendError::Store(failure.clone())),
+            None => {}
         }
         if state.closed || state.work.writes.len() >= WRITE_LIMIT {
             return Err(AppendError::Overloaded);
@@ -290,6 +301,11 @@ impl Queue {
         state.failure = Some(failure.clone());
         state.events = 0;
         mem::take(&mut state.work)
+    }
+
+    /// What a store that has failed takes nevertheless.
+    fn take_writes(&self) -> Vec<Write> {
+        mem::take(&mut self.lock().work.writes)
     }
 
     fn recovered(&self) {
@@ -403,7 +419,11 @@ impl WriterThread {
     fn recover(&mut self, mut failure: StoreError) -> bool {
         let mut random = fastrand::Rng::new();
         let mut failures = 0;
-        while let Err(reason) = self.backend.recover() {
+        let mut makes_room = matches!(failure, StoreError::Full(_));
+        loop {
+            makes_room = makes_room && self.make_room();
+            let Err(reason) = self.backend.recover() else { break };
+            makes_room &= matches!(reason, StoreError::Full(_));
             // What it waits for now may be another thing than what it failed of.
             if reason.to_string() != failure.to_string() {
                 warn!("the store still takes no writes: {reason}");
@@ -417,6 +437,15 @@ impl WriterThread {
         }
         self.queue.recovered();
         true
+    }
+
+    /// Runs the writes that a full store takes; whether it may do so again. After any other failure nothing is written
+    /// before the store has recovered.
+    fn make_room(&mut self) -> bool {
+        self.queue.take_writes().into_iter().all(|write| {
+            let failure = write(Ok(self.backend.as_mut())).err();
+            failure.is_none_or(|failure| matches!(failure, StoreError::Full(_)))
+        })
     }
 
     fn settle(&mut self, work: Work) -> Answer<()> {

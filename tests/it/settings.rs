@@ -240,6 +240,32 @@ fn a_wrong_use_is_two_lines_and_exit_code_2() {
             "run eventctl consume --help",
         ),
         (
+            &["consume", "--keep", "30"],
+            "invalid value `30` for `--keep`: expected a unit: `30d` for days, `30s` for seconds".to_owned(),
+            "run eventctl consume --help",
+        ),
+        (
+            &["consume", "--keep-keys", "7"],
+            "invalid value `7` for `--keep-keys`: expected a unit: `7d` for days, `7s` for seconds".to_owned(),
+            "run eventctl consume --help",
+        ),
+        (
+            &["consume", "--alert-give-up-after", "90"],
+            "invalid value `90` for `--alert-give-up-after`: expected a unit: `90d` for days, `90s` for seconds"
+                .to_owned(),
+            "run eventctl consume --help",
+        ),
+        (
+            &["consume", "--keep", "soon"],
+            "invalid value `soon` for `--keep`: expected a duration such as `30d`, `12h` or `1h 30m`".to_owned(),
+            "run eventctl consume --help",
+        ),
+        (
+            &["consume", "--keep-bytes", "10GB"],
+            "invalid value `10GB` for `--keep-bytes`: expected a size such as `64KiB` or `1MiB`".to_owned(),
+            "run eventctl consume --help",
+        ),
+        (
             &["consume", "--db", ":memory:"],
             "invalid value `:memory:` for `--db`: events in memory would be lost; expected a path such as \
              `events.db`, or a URL such as `sqlite:///events.db`, `postgres://user@host/database` or \

@@ -13,6 +13,7 @@ mod pooler;
 mod preparing;
 pub mod reading;
 mod replication;
+mod retention;
 mod streaming;
 mod tailing;
 mod tokens;

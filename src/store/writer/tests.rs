@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use super::*;
 use crate::core::event::Event;
 use crate::store::backend::{
-    Claim, Claimed, Forgotten, Message, RefreshToken, Resent, Retention, Rotation, Settlement,
+    Claim, Claimed, Deleted, Message, Passed, RefreshToken, Resent, RetentionLimits, Rotation, Settlement,
 };
 use crate::store::{Budget, Readers, StoreLocation, StoreOptions};
 
@@ -15,6 +15,10 @@ struct Told {
     appends: VecDeque<Answer<Outcome>>,
     /// What becomes of the attempts to recover; those beyond succeed.
     recoveries: VecDeque<Answer<()>>,
+    /// Whether it cannot recover before somebody has made room.
+    is_full: bool,
+    /// How often it was to recover.
+    attempted: Arc<Mutex<usize>>,
     /// How many events each append had.
     appended: Arc<Mutex<Vec<usize>>>,
     probes: Arc<Mutex<usize>>,
@@ -26,6 +30,10 @@ const STORED: Outcome = Outcome::Stored { first_id: 1, repeated: false };
 
 fn refused() -> StoreError {
     StoreError::Refused("too big".to_owned())
+}
+
+fn full() -> StoreError {
+    StoreError::Full("the disk is full".to_owned())
 }
 
 fn unavailable(reason: &str) -> StoreError {
@@ -48,7 +56,9 @@ impl Backend for Told {
     }
 
     fn recover(&mut self) -> Answer<()> {
-        self.recoveries.pop_front().unwrap_or(Ok(()))
+        *self.attempted.lock().unwrap() += 1;
+        let recovery = if self.is_full { Err(full()) } else { Ok(()) };
+        self.recoveries.pop_front().unwrap_or(recovery)
     }
 
     fn tidy(&mut self) -> Answer<bool> {
@@ -88,8 +98,14 @@ impl Backend for Told {
         unimplemented!()
     }
 
-    fn forget(&mut self, _: &Retention) -> Answer<Forgotten> {
+    fn delete_expired(&mut self, _: &RetentionLimits, _: Passed) -> Answer<Deleted> {
         unimplemented!()
+    }
+
+    fn last_known_time(&mut self) -> Answer<Option<Timestamp>> {
+        // Any write that makes room will do.
+        self.is_full = false;
+        Ok(None)
     }
 }
 
@@ -232,4 +248,45 @@ async fn all_who_wait_for_a_proof_share_one() {
         assert_eq!(*probed.lock().unwrap(), probes);
         bench.writer.close().await;
     }
+}
+
+/// Queues a write of a kind that makes room if it runs.
+fn push_write(queue: &Queue, kind: WriteKind) -> Result<(), AppendError> {
+    let write: Write = Box::new(|backend| backend?.last_known_time().map(drop));
+    queue.push_write(write, kind)
+}
+
+#[tokio::test]
+async fn a_full_store_takes_what_makes_room_and_recovers_by_it() {
+    let bench = Bench::start(Told { appends: [Err(full())].into(), is_full: true, ..Told::default() });
+    assert!(matches!(bench.append().await, Err(StoreError::Full(_))));
+    let refusal = push_write(&bench.queue, WriteKind::Ordinary);
+    assert!(matches!(refusal, Err(AppendError::Store(StoreError::Full(_)))));
+    assert!(bench.queue.prove().is_err());
+    push_write(&bench.queue, WriteKind::MakesRoom).unwrap();
+    while bench.queue.prove().is_err() {
+        tokio::task::yield_now().await;
+    }
+    bench.append().await.unwrap();
+    bench.writer.close().await;
+}
+
+#[tokio::test]
+async fn a_store_that_has_failed_otherwise_takes_nothing_before_it_has_recovered() {
+    // A disk whose sync has failed, and which then turns out to be full as well.
+    let appends = [Err(unavailable("a sync has failed"))].into();
+    let told = Told { appends, is_full: true, ..Told::default() };
+    let attempted = Arc::clone(&told.attempted);
+    let bench = Bench::start(told);
+    assert!(bench.append().await.is_err());
+    while !matches!(bench.queue.prove(), Err(AppendError::Store(StoreError::Full(_)))) {
+        tokio::task::yield_now().await;
+    }
+    push_write(&bench.queue, WriteKind::MakesRoom).unwrap();
+    let attempts = *attempted.lock().unwrap();
+    while *attempted.lock().unwrap() < attempts + 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(bench.queue.prove(), Err(AppendError::Store(StoreError::Full(_)))));
+    bench.writer.close().await;
 }

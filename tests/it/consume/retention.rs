@@ -1,11 +1,13 @@
-//! `--keep` and `--keep-events`: what is old goes, and nothing else.
+//! `--keep` and `--keep-events`: what is old is deleted, and nothing else.
+
+use std::path::Path;
 
 use rusqlite::Connection;
 use tempfile::tempdir;
 
 use crate::util::http::event;
 use crate::util::receiver::{Receiver, Reply};
-use crate::util::{Consume, stored_events, wait_until};
+use crate::util::{Consume, eventctl, stored_events, wait_until, write_file};
 
 #[test]
 fn the_oldest_events_beyond_a_number_are_forgotten() {
@@ -101,4 +103,56 @@ fn what_is_young_and_few_is_kept() {
     let server = Consume::start_with(directory.path(), &["--keep", "1h", "--keep-events", "100"]);
     server.store("a", "20");
     assert_eq!(stored_events(&database).len(), 21);
+}
+
+/// `consume` with a clock that a file sets, as libfaketime reads it.
+fn consume_by_clock(directory: &Path, clock: &str, arguments: &[&str]) -> Consume {
+    write_file(directory, "clock", clock);
+    let folders = std::fs::read_dir("/usr/lib").unwrap();
+    let mut libraries = folders.map(|entry| entry.unwrap().path().join("faketime/libfaketime.so.1"));
+    let library = libraries.find(|path| path.exists()).expect("the package faketime is missing");
+    let mut command = eventctl(directory);
+    // Only the wall clock jumps, and the file is read at each look at it.
+    command.env("LD_PRELOAD", library).env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+    command.env("FAKETIME_TIMESTAMP_FILE", directory.join("clock"));
+    Consume::start_command(command.args(["consume", "--port", "0"]).args(arguments))
+}
+
+#[test]
+#[ignore = "needs faketime"]
+fn a_clock_that_jumps_deletes_nothing() {
+    let directory = tempdir().unwrap();
+    let database = directory.path().join("events.db");
+    let payloads = || stored_events(&database).into_iter().map(|(_, _, payload)| payload).collect::<Vec<_>>();
+    {
+        let mut server = consume_by_clock(directory.path(), "+0", &["--keep", "30d", "--keep-events", "5"]);
+        (1..=3).for_each(|number| server.store("a", &number.to_string()));
+        write_file(directory.path(), "clock", "+60d");
+        server
+            .process
+            .wait_for_stderr("the wall clock has jumped forward by 60d: nothing is deleted by age until");
+        (4..=6).for_each(|number| server.store("a", &number.to_string()));
+        // So a sweep has happened since.
+        server.process.wait_for_stderr("deleted 1 events: 1 by count (--keep-events 5)");
+        assert_eq!(payloads(), ["2", "3", "4", "5", "6"]);
+        write_file(directory.path(), "clock", "+0");
+        server
+            .process
+            .wait_for_stderr("the wall clock has jumped back by 60d: nothing is deleted by age until");
+        assert_eq!(payloads(), ["2", "3", "4", "5", "6"]);
+    }
+    for (clock, events, expected) in [("+60d", "4", "ahead of"), ("-60d", "3", "behind")] {
+        let mut server =
+            consume_by_clock(directory.path(), clock, &["--keep", "30d", "--keep-events", events]);
+        server.process.wait_for_stderr(&format!("{expected} what the store knows to be the last time"));
+        server.process.wait_for_stderr("deleted 1 events: 1 by count");
+        assert_eq!(payloads().len().to_string(), events);
+    }
+    // The same with a clock that behaves, and an event that is old.
+    Connection::open(&database)
+        .unwrap()
+        .execute_batch("UPDATE events SET received_at = 1 WHERE id = 4")
+        .unwrap();
+    let _server = consume_by_clock(directory.path(), "+0", &["--keep", "30d"]);
+    wait_until(|| (payloads() == ["5", "6"]).then_some(()));
 }

@@ -160,6 +160,29 @@ impl TestStore {
         }
     }
 
+    /// The idempotency keys, read without the program.
+    pub fn keys(&self) -> Vec<String> {
+        let select = "SELECT idempotency_key FROM idempotency_keys ORDER BY idempotency_key";
+        match self.kind {
+            Kind::Sqlite => {
+                let connection = rusqlite::Connection::open(self.path().join(&self.url)).unwrap();
+                let mut select = connection.prepare(select).unwrap();
+                let keys = select.query_map([], |row| row.get(0)).unwrap();
+                keys.map(Result::unwrap).collect()
+            }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres => {
+                let rows = postgres_client(&self.url).query(select, &[]).unwrap();
+                rows.iter().map(|row| row.get(0)).collect()
+            }
+            #[cfg(feature = "mysql")]
+            Kind::MySql => {
+                use mysql::prelude::Queryable;
+                mysql_client(&self.url).query(select).unwrap()
+            }
+        }
+    }
+
     pub fn payloads(&self) -> Vec<String> {
         self.stored().into_iter().map(|(_, _, payload)| payload).collect()
     }

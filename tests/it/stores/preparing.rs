@@ -15,6 +15,7 @@ mod servers {
         a_database_with_other_tables_is_left_alone,
         the_longest_name_of_a_database_can_be_prepared,
         consume_and_tail_need_these_rights_and_no_others,
+        retention_needs_these_rights_and_no_others,
         what_a_login_may_not_do_is_said,
         a_login_that_may_not_store_cannot_receive,
         weak_durability_is_refused_unless_allowed,
@@ -23,16 +24,25 @@ mod servers {
     use super::{
         a_database_with_other_tables_is_left_alone, a_login_that_may_not_store_cannot_receive,
         an_unprepared_database_is_refused, consume_and_tail_need_these_rights_and_no_others,
-        the_longest_name_of_a_database_can_be_prepared, weak_durability_is_refused_unless_allowed,
-        what_a_login_may_not_do_is_said,
+        retention_needs_these_rights_and_no_others, the_longest_name_of_a_database_can_be_prepared,
+        weak_durability_is_refused_unless_allowed, what_a_login_may_not_do_is_said,
     };
 }
 
 /// What a login `eventctl` needs for `consume`, and a login `viewer` for `tail`: in the words of PostgreSQL and
 /// of MySQL alike, as the README has them.
 fn grants() -> String {
+    block_of_grants(1)
+}
+
+/// What the login `eventctl` needs for retention, besides.
+fn grants_for_retention() -> String {
+    block_of_grants(2)
+}
+
+fn block_of_grants(number: usize) -> String {
     let readme = include_str!("../../../README.md");
-    let block = readme.split("```sql\n").nth(1).unwrap().split("```").next().unwrap();
+    let block = readme.split("```sql\n").nth(number).unwrap().split("```").next().unwrap();
     block.lines().map(str::trim).collect::<Vec<_>>().join("\n")
 }
 
@@ -267,6 +277,28 @@ fn consume_and_tail_need_these_rights_and_no_others(store: &TestStore) {
     assert!(!stderr.contains("the store takes no writes"), "{stderr}");
 }
 
+fn retention_needs_these_rights_and_no_others(store: &TestStore) {
+    store.prepare();
+    let login = Login::new(store, "eventctl", "s3cret");
+    for grants in [grants(), grants_for_retention()] {
+        let of_eventctl = |line: &&str| line.ends_with(" TO eventctl;");
+        let grants: Vec<&str> = grants.lines().filter(of_eventctl).collect();
+        assert!(!grants.is_empty());
+        store.execute(&grants.join("\n").replace("TO eventctl", &format!("TO {}", login.name)));
+    }
+    let mut consume = store.command_at("consume", &login.url());
+    consume.args(["--keep", "30d", "--keep-events", "2", "--keep-bytes", "1KiB", "--keep-keys", "1s"]);
+    let mut server = store.start(consume.env("PGPASSWORD", "s3cret").env("MYSQL_PWD", "s3cret"));
+    for number in 1..=4 {
+        let number = number.to_string();
+        assert_eq!(server.connect().try_post_with_key(&number, event("a", &number)).unwrap().status, 201);
+    }
+    wait_until(|| (store.payloads() == ["3", "4"]).then_some(()));
+    wait_until(|| (store.keys() == ["3", "4"]).then_some(()));
+    assert!(server.process.terminate().success());
+    assert!(!server.process.stderr().contains("the store takes no writes"), "{}", server.process.stderr());
+}
+
 fn what_a_login_may_not_do_is_said(store: &TestStore) {
     store.prepare();
     let nobody = Login::new(store, "nobody", "s3cret");
@@ -290,6 +322,8 @@ fn a_login_that_may_not_store_cannot_receive(store: &TestStore) {
         "deliveries",
         "outbox_lock",
         "alert_channels",
+        "retention",
+        "deleted_events",
     ];
     for table in tables {
         store.execute(&format!("GRANT SELECT ON {table} TO {}", viewer.name));
@@ -311,6 +345,10 @@ fn a_login_that_may_not_store_cannot_receive(store: &TestStore) {
         ("DELETE", "events"),
         ("DELETE", "idempotency_keys"),
         ("DELETE", "deliveries"),
+        ("UPDATE", "retention"),
+        ("INSERT", "deleted_events"),
+        ("UPDATE", "deleted_events"),
+        ("DELETE", "deleted_events"),
     ] {
         let (error, hint) = {
             let _durable = DURABILITY_OF_MYSQL.read().unwrap();
