@@ -16,6 +16,15 @@ fn wait_for_standbys(database: &Database, names: &str) {
     });
 }
 
+/// Has the server wait for nobody once the test is over, also where it failed: its database could not be dropped.
+struct WaitForNobody<'a>(&'a Database);
+
+impl Drop for WaitForNobody<'_> {
+    fn drop(&mut self) {
+        wait_for_standbys(self.0, "");
+    }
+}
+
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
 fn a_commit_that_no_standby_has_confirmed_is_not_acknowledged() {
@@ -23,6 +32,7 @@ fn a_commit_that_no_standby_has_confirmed_is_not_acknowledged() {
     let database = Database::at(Server::Postgres, &servers.url(Server::Postgres));
     let server = Consume::start_command(database.eventctl("consume").args(["--port", "0"]));
     server.store("a", "before");
+    let _in_the_end = WaitForNobody(&database);
     wait_for_standbys(&database, "nobody");
     let response = thread::scope(|scope| {
         let posting = scope.spawn(|| server.connect().post_event("a", "unconfirmed"));
@@ -56,10 +66,10 @@ fn commits_that_do_not_wait_for_the_standbys_of_the_server_are_refused_at_start(
     };
     // Without standbys it is as good as any.
     Consume::start_command(&mut start()).store("a", "b");
+    let _in_the_end = WaitForNobody(&database);
     wait_for_standbys(&database, "nobody");
     let (error, hint) = refusal_of(&mut start(), 1);
     assert!(error.contains("synchronous_commit is local beside synchronous_standby_names"), "{error}");
     assert!(hint.contains("--allow-weak-durability"), "{hint}");
     Consume::start_command(start().arg("--allow-weak-durability")).store("a", "b");
-    wait_for_standbys(&database, "");
 }

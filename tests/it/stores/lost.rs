@@ -105,9 +105,10 @@ fn what_a_quiet_process_writes_after_its_connections_were_closed_is_stored(store
     assert!(!stderr.contains("takes no writes") || store.url.starts_with("mysql"), "{stderr}");
 }
 
-/// A proxy before a server that can keep the server's answers back.
+/// A proxy before a server that can keep an answer of the server back.
 struct Proxy {
     address: SocketAddr,
+    /// Whether the next answer is kept back.
     swallows: Arc<AtomicBool>,
 }
 
@@ -134,7 +135,7 @@ impl Proxy {
     }
 }
 
-/// Hands on what comes; while answers are swallowed, the first that comes ends both connections.
+/// Hands on what comes; an answer that is to be swallowed ends both connections.
 fn pump(mut from: TcpStream, mut to: TcpStream, swallows: Option<Arc<AtomicBool>>) {
     let mut buffer = [0; 16 << 10];
     loop {
@@ -144,7 +145,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, swallows: Option<Arc<AtomicBool>
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(_) => break,
         };
-        let is_swallowed = swallows.as_ref().is_some_and(|swallows| swallows.load(Ordering::SeqCst));
+        let is_swallowed = swallows.as_ref().is_some_and(|swallows| swallows.swap(false, Ordering::SeqCst));
         if is_swallowed || to.write_all(&buffer[..length]).is_err() {
             break;
         }
@@ -177,7 +178,8 @@ fn a_commit_without_an_answer_is_unknown_and_not_repeated(store: &TestStore) {
         proxy.swallows.store(true, Ordering::SeqCst);
         let response = server.connect().post_event("a", &swallowed);
         assert_eq!(response.status, 503, "{response:?}");
-        proxy.swallows.store(false, Ordering::SeqCst);
+        // Connections from here on are sound: a repetition would come through.
+        assert!(!proxy.swallows.load(Ordering::SeqCst));
         wait_until(|| (server.connect().get("/ready").status == 200).then_some(()));
         expected.extend([sound, swallowed]);
     }
