@@ -7,8 +7,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+#[cfg(any(feature = "postgres", test))]
+pub use self::server::SessionTarget;
+#[cfg(any(feature = "mysql", feature = "postgres", test))]
+pub use self::server::TlsMode;
 use self::server::{Dialect, server_database};
-pub use self::server::{ServerAddress, ServerDatabase, SessionTarget, TlsMode};
+pub use self::server::{ServerAddress, ServerDatabase};
 
 /// The place of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
