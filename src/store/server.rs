@@ -1,5 +1,6 @@
 //! What stores on database servers have in common: encryption, and what is said where one cannot be used.
 
+#[cfg(feature = "mysql")]
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,6 +42,7 @@ pub const READ_ONLY_HINT: &str = "this server takes no writes: name the primary,
     the writable one is taken";
 
 /// What to do about a pooler that does not keep a session for each client.
+#[cfg(feature = "postgres")]
 pub const POOLER_HINT: &str = "set pool_mode = session for this database in the pooler, or name the server itself instead of \
     the pooler";
 
@@ -127,6 +129,7 @@ pub fn pause_after_conflict(conflicts: u32) {
 }
 
 /// Does something that may wait for a server, and gives it up after a time; it then ends by itself, or with its server.
+#[cfg(feature = "mysql")]
 pub fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (give, given) = mpsc::channel();
     let _ = thread::spawn(move || give.send(work()));
