@@ -6,8 +6,12 @@ set -eu
 eventctl=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.."
 if [ -z "$eventctl" ]; then
-    cargo build --release
-    eventctl=$PWD/target/release/eventctl
+    echo "== cargo build (the first one takes some minutes; cargo test uses the same dependencies again)"
+    # Cargo knows where it puts the program: CARGO_TARGET_DIR or a configuration may name another folder.
+    eventctl=$(cargo build --bin eventctl --message-format=json-render-diagnostics |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+    [ -x "$eventctl" ] || { echo "cargo has not built eventctl" >&2; exit 1; }
+    echo
 fi
 
 directory=$(mktemp -d)

@@ -53,6 +53,28 @@ fn script(directory: &Path, name: &str, arguments: &[&str]) -> Command {
     command
 }
 
+#[test]
+#[ignore = "needs cargo, and builds the program again"]
+fn the_quickstart_finds_what_it_has_built_wherever_that_is() {
+    let elsewhere = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let built = Path::new(env!("CARGO_BIN_EXE_eventctl")).parent().unwrap();
+    let target = elsewhere.path().join("debug");
+    fs::create_dir(&target).unwrap();
+    // The dependencies need not be compiled a second time.
+    for folder in [".fingerprint", "build", "deps"] {
+        let mut link = Command::new("cp");
+        assert!(link.arg("-al").arg(built.join(folder)).arg(&target).status().unwrap().success());
+    }
+    let mut quickstart = Command::new(examples().join("quickstart.sh"));
+    let output = quickstart.env("CARGO_TARGET_DIR", elsewhere.path()).output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(target.join("eventctl").exists(), "it was built in another place");
+    assert!(stdout.contains("takes some minutes"), "{stdout}");
+    let end = "consume has drained and stopped: 7 events sent and stored, the invalid one refused\n";
+    assert!(stdout.ends_with(end), "{stdout}");
+}
+
 /// A running script that ends with its test, and all that it has started with it.
 struct Script(Process);
 
