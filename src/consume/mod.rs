@@ -113,6 +113,7 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     };
     // The runtime's own threads must not wait for a database server.
     let location = options.db.clone();
+    let shown_store = location.to_string();
     let opening = tokio::task::spawn_blocking(move || Store::open(&location, limits, store_options));
     let opened = tokio::select! {
         opened = opening => opened,
@@ -141,7 +142,11 @@ async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
     let mut following = pin!(Arc::clone(&routes.hub).run(routes.store.clone()));
     let places = listeners.places(scheme);
     let mut server = Server::new(&options, listeners, routes, tls.clone());
-    places.iter().for_each(|place| info!("listening on {place}"));
+    for place in &places {
+        // No browser speaks to a socket of the file system.
+        let page = if place.starts_with(scheme) { " (in a browser: the live page)" } else { "" };
+        info!(store = %shown_store, "listening on {place}{page}");
+    }
     retention.announce();
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready(&format!("listening on {}", places.join(", ")));

@@ -62,8 +62,8 @@ fn a_pipe_gets_json_lines_with_the_whole_message_and_fields_beside_it() {
     assert!(server.process.terminate().success());
     let log = log_of(&server.process);
     let listening = log[0].as_object().unwrap();
-    assert_eq!(listening["message"], format!("listening on http://{}", server.address));
-    assert_eq!(listening["address"], server.address.to_string());
+    let message = format!("listening on http://{} (in a browser: the live page)", server.address);
+    assert_eq!((&listening["message"], &listening["store"]), (&message.into(), &"events.db".into()));
     assert_eq!((&listening["level"], &listening["target"]), (&"INFO".into(), &"eventctl::consume".into()));
     assert_is_timestamp(listening["timestamp"].as_str().unwrap());
     assert_eq!(listening.len(), 5, "{listening:?}");
@@ -82,7 +82,9 @@ fn text_is_written_where_it_is_asked_for_and_json_where_auto_is() {
         let (time, rest) = stderr.trim_end().split_once(' ').unwrap();
         assert_is_timestamp(time);
         let address = server.address;
-        assert_eq!(rest, format!(" INFO listening on http://{address} address={address}"));
+        let expected =
+            format!(" INFO listening on http://{address} (in a browser: the live page) store=events.db");
+        assert_eq!(rest, expected);
     }
     for arguments in [["--log-format", "auto"], ["--log-format", "json"]] {
         assert_eq!(log_of(&consume(&arguments, &[]).1.process).len(), 1);
@@ -159,7 +161,8 @@ fn levels(arguments: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut command = eventctl(directory.path());
     command.args(["consume", "--port", "0"]).args(arguments).envs(variables.iter().copied());
-    let mut process = Process::start(command.env("NOTIFY_SOCKET", directory.path().join("notify")));
+    command.env("EVENTCTL_ALLOWED_HOST", "test").env("NOTIFY_SOCKET", directory.path().join("notify"));
+    let mut process = Process::start(&mut command);
     let mut text = [0; 256];
     let length = socket.recv(&mut text).unwrap();
     let address: SocketAddr =
