@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
@@ -768,7 +768,7 @@ pub struct TailOptions {
     #[arg(short = 'S', long, value_name = "WHEN")]
     pub since: Option<LocalTimestamp>,
 
-    /// Show only events before then
+    /// Show only events before then, written alike
     #[arg(short = 'U', long, value_name = "WHEN")]
     pub until: Option<LocalTimestamp>,
 
@@ -818,6 +818,7 @@ pub struct CompletionsOptions {
 #[derive(Debug, Args)]
 pub struct ManOptions {
     /// A subcommand [default: eventctl itself]
+    #[arg(value_parser = parse_page)]
     pub subcommand: Option<String>,
 }
 
@@ -1019,6 +1020,16 @@ fn parse_seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "expected a number from 0 to 18446744073709551615".to_owned())
 }
 
+/// A subcommand has a page of the manual.
+fn parse_page(text: &str) -> Result<String, String> {
+    let command = Cli::command();
+    if command.find_subcommand(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    Err(format!("expected one of {}", names.join(", ")))
+}
+
 /// Whether a flag without a value is given, where it needs one: in the environment and in files.
 pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
@@ -1061,7 +1072,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
     #[test]

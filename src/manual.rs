@@ -8,7 +8,6 @@ use clap_mangen::Man;
 
 use crate::cli::{CompletionsOptions, ManOptions};
 use crate::config;
-use crate::core::hint::hinted;
 
 /// Prints a completion script.
 ///
@@ -23,19 +22,14 @@ pub fn print_completions(options: &CompletionsOptions) -> anyhow::Result<()> {
 /// Prints a page of the manual.
 ///
 /// # Errors
-/// There is no such subcommand, or the output takes no more.
+/// The output takes no more.
 pub fn print_page(options: &ManOptions) -> anyhow::Result<()> {
     let mut command = config::command();
     // Gives the subcommands their full names.
     command.build();
     let command = match &options.subcommand {
         None => &command,
-        Some(name) => command.find_subcommand(name).ok_or_else(|| {
-            let names = command.get_subcommands().map(Command::get_name).filter(|name| *name != "help");
-            let names: Vec<&str> = names.collect();
-            let problem = "there is no manual page of that name";
-            hinted(problem, format!("name one of {}", names.join(", ")))
-        })?,
+        Some(name) => command.find_subcommand(name).context("there is no page of that name")?,
     };
     let mut page = Vec::new();
     Man::new(command.clone()).render(&mut page)?;

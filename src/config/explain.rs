@@ -32,6 +32,7 @@ pub(super) fn explain(
         (text_of(ContextKind::InvalidArg), text_of(ContextKind::InvalidValue), wrong_value)
     else {
         let message = match (error.kind(), text_of(ContextKind::InvalidArg)) {
+            (ErrorKind::MissingRequiredArgument, Some(arguments)) => format!("expected `{arguments}`"),
             (ErrorKind::MissingSubcommand, _) => "expected a subcommand".to_owned(),
             // What is in the wrong place may be a URL with a password, or one that is a secret as a whole.
             (ErrorKind::UnknownArgument, Some(argument)) => {

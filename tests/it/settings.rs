@@ -215,6 +215,12 @@ fn a_wrong_use_is_two_lines_and_exit_code_2() {
             "run eventctl propagate --help",
         ),
         (
+            &["propagate", "--endpoint", "nonsense"],
+            wrong_endpoint("nonsense", ""),
+            "run eventctl propagate --help",
+        ),
+        (&["completions"], "expected `<SHELL>`".to_owned(), "run eventctl completions --help"),
+        (
             &["propagate", "--endpoint", "localhost"],
             "invalid value `localhost` for `--endpoint`: it has no scheme".to_owned(),
             "write http://localhost",
