@@ -46,7 +46,7 @@ impl Open {
         let limits = StoreLimits { queue_events: 10_000, queue_bytes: 1 << 20 };
         let options = StoreOptions { deletes: true, ..StoreOptions::default() };
         let (store, writer) = Store::open(&url.parse().unwrap(), limits, options).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         Open { runtime, store, writer }
     }
 
