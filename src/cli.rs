@@ -695,7 +695,8 @@ pub struct LoginOptions {
 /// How `propagate` and `tail` encrypt.
 #[derive(Debug, Args)]
 pub struct ClientTlsOptions {
-    /// Trust the authorities in this PEM file instead of those of the web
+    /// Verify the server with the CA certificates in this PEM file, instead of those
+    /// of the system's trust store (SSL_CERT_FILE and SSL_CERT_DIR name another)
     #[arg(long, value_name = "FILE")]
     pub cacert: Option<PathBuf>,
 

@@ -1,6 +1,7 @@
 //! The HTTP client: http and https, HTTP/1.1 and HTTP/2, bounded in time and in what it reads.
 
 mod connection;
+mod proxy;
 
 use std::error::Error;
 use std::io;
@@ -13,12 +14,12 @@ use std::vec;
 use anyhow::bail;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{HeaderMap, RETRY_AFTER};
+use hyper::header::{HeaderMap, PROXY_AUTHORIZATION, RETRY_AFTER};
 use hyper::http::Extensions;
 use hyper::{Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::client::legacy::connect::{CaptureConnection, HttpConnector, capture_connection};
 use hyper_util::client::legacy::{Client, Error as LegacyError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use jiff::fmt::rfc2822;
@@ -27,6 +28,7 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use self::connection::{Activity, WatchedConnector};
+use self::proxy::{Proxies, ProxyConnector};
 use crate::core::network::is_public;
 use crate::tls::certificate_problem;
 
@@ -38,6 +40,11 @@ const RESPONSE_LIMIT_BYTES: usize = 256 << 10;
 
 /// How many bytes of a response's body are kept where the status is what counts.
 const BEGINNING_LIMIT_BYTES: usize = 4 << 10;
+
+/// How often a connection of HTTP/2 is asked whether it is alive, and how long it may take to answer: a stream of events is
+/// noticed to be lost within ten seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the body of a response is waited for whose status says all that is asked for.
 const LINGER_TIME: Duration = Duration::from_secs(1);
@@ -51,44 +58,52 @@ pub struct HttpClient {
     client: PooledClient,
     /// The same, with a new connection for each request.
     fresh: PooledClient,
+    proxies: Proxies,
     timeout: Duration,
     reach: Reach,
     /// The setting that names authorities.
     cacert_flag: &'static str,
 }
 
-type PooledClient = Client<WatchedConnector<HttpsConnector<HttpConnector<Resolver>>>, Full<Bytes>>;
+type PooledClient =
+    Client<WatchedConnector<HttpsConnector<ProxyConnector<HttpConnector<Resolver>>>>, Full<Bytes>>;
 
 impl HttpClient {
     /// A client that keeps so many connections open, and gives a response up after `timeout`.
     pub fn new(tls: ClientConfig, idle_connections: usize, timeout: Duration) -> HttpClient {
+        let proxies = Proxies::from_environment();
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(connector(Reach::Anywhere, timeout));
+            .wrap_connector(connector(&proxies, Reach::Anywhere, timeout));
         let connector = WatchedConnector(connector);
         let client = |idle_connections| {
             Client::builder(TokioExecutor::new())
                 .pool_max_idle_per_host(idle_connections)
                 .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .http2_keep_alive_interval(PING_INTERVAL)
+                .http2_keep_alive_timeout(PING_TIMEOUT)
+                .http2_keep_alive_while_idle(true)
                 .build(connector.clone())
         };
         let (client, fresh) = (client(idle_connections), client(0));
-        HttpClient { client, fresh, timeout, reach: Reach::Anywhere, cacert_flag: "--cacert" }
+        HttpClient { client, fresh, proxies, timeout, reach: Reach::Anywhere, cacert_flag: "--cacert" }
     }
 
     /// A client for webhooks: over HTTP/1.1 and a connection for each request, to addresses within reach only.
     pub fn for_webhooks(tls: ClientConfig, reach: Reach, timeout: Duration) -> HttpClient {
+        let proxies = Proxies::from_environment();
         // Beside the connection there is time for the exchange.
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(connector(reach, timeout / 2));
+            .wrap_connector(connector(&proxies, reach, timeout / 2));
         let connector = WatchedConnector(connector);
         let fresh = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        HttpClient { client: fresh.clone(), fresh, timeout, reach, cacert_flag: "--alert-cacert" }
+        HttpClient { client: fresh.clone(), fresh, proxies, timeout, reach, cacert_flag: "--alert-cacert" }
     }
 
     /// Sends a request and reads the response, of its body no more than 256 KiB. Redirects are not followed.
@@ -119,8 +134,9 @@ impl HttpClient {
     ///
     /// # Errors
     /// The connection fails, or there is no response in time.
-    pub async fn open(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
-        self.in_time(self.request(request)).await
+    pub async fn open(&self, mut request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+        let connection = capture_connection(&mut request);
+        self.in_time(&connection, self.request(request)).await
     }
 
     /// Sends a request whose response's head is all that counts: once it is there, a body that does not end
@@ -135,10 +151,11 @@ impl HttpClient {
 
     async fn read(
         &self,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
         limit_bytes: usize,
     ) -> anyhow::Result<Response<Bytes>> {
-        self.in_time(async {
+        let connection = capture_connection(&mut request);
+        self.in_time(&connection, async {
             let (head, body) = self.request(request).await?.into_parts();
             let body = read_to_end(body, limit_bytes).await?;
             if let Some(activity) = head.extensions.get::<Activity>() {
@@ -153,12 +170,14 @@ impl HttpClient {
     ///
     /// RFC 9112, section 9.3.1, allows that for what may be repeated, as all may that is sent here: reads, requests for
     /// tokens, and events with their key. Whether the server has begun with it is not known.
-    async fn request(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+    async fn request(&self, mut request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
         // The connector asks no resolver for an address.
         let host = request.uri().host().unwrap_or_default().trim_matches(['[', ']']);
         if host.parse().is_ok_and(|address| !self.reach.allows(address)) {
             bail!(OUT_OF_REACH);
         }
+        let authorization = self.proxies.authorization(request.uri());
+        request.headers_mut().extend(authorization.map(|value| (PROXY_AUTHORIZATION, value)));
         let again = request.clone();
         let response = match self.client.request(request).await {
             Err(error) if was_closed_between_requests(&error) => self.fresh.request(again).await,
@@ -167,10 +186,20 @@ impl HttpClient {
         response.map_err(|error| problem_of(error, self.cacert_flag))
     }
 
-    async fn in_time<T>(&self, exchange: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-        timeout(self.timeout, exchange)
-            .await
-            .unwrap_or_else(|_| bail!("no response within {}", humantime::format_duration(self.timeout)))
+    /// Gives an exchange up when its time is over. No other request goes to a connection on which one was given up: requests
+    /// share a connection of HTTP/2, and the network may have lost it.
+    async fn in_time<T>(
+        &self,
+        connection: &CaptureConnection,
+        exchange: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        if let Ok(result) = timeout(self.timeout, exchange).await {
+            return result;
+        }
+        if let Some(connected) = connection.connection_metadata().as_ref() {
+            connected.poison();
+        }
+        bail!("no response within {}", humantime::format_duration(self.timeout))
     }
 }
 
@@ -187,12 +216,20 @@ const OUT_OF_REACH: &str = "the host is not on the public internet: see --alert-
 
 /// Connects to the addresses of both families in turn (RFC 8305), and shares the time limit among the addresses of
 /// a family: one that does not answer keeps nobody from the next.
-fn connector(reach: Reach, time_limit: Duration) -> HttpConnector<Resolver> {
-    let mut connector = HttpConnector::new_with_resolver(Resolver { resolver: GaiResolver::new(), reach });
-    connector.enforce_http(false);
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(time_limit));
-    connector
+fn connector(
+    proxies: &Proxies,
+    reach: Reach,
+    time_limit: Duration,
+) -> ProxyConnector<HttpConnector<Resolver>> {
+    let within = |reach| {
+        let mut connector =
+            HttpConnector::new_with_resolver(Resolver { resolver: GaiResolver::new(), reach });
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(time_limit));
+        connector
+    };
+    ProxyConnector { direct: within(reach), to_proxy: within(Reach::Anywhere), proxies: proxies.clone() }
 }
 
 /// Which addresses a request may go to.

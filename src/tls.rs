@@ -74,7 +74,7 @@ pub fn server_config(identity: Identity, client_authorities: Option<&Path>) -> a
 /// Whom a client trusts.
 #[derive(Debug, Clone, Copy)]
 pub enum Trust<'a> {
-    /// The authorities that browsers trust, as Mozilla lists them.
+    /// The public certificate authorities, see [`public_authorities`].
     Web,
     /// The same, and those in a PEM file.
     WebAnd(&'a Path),
@@ -95,11 +95,8 @@ pub fn client_config(trust: Trust<'_>, identity: Option<Identity>) -> anyhow::Re
         .with_safe_default_protocol_versions()
         .context("cannot set TLS up")?;
     let builder = match trust {
-        Trust::Web => {
-            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            builder.with_root_certificates(roots)
-        }
-        Trust::WebAnd(path) => builder.with_root_certificates(web_and(path)?),
+        Trust::Web => builder.with_root_certificates(public_authorities()),
+        Trust::WebAnd(path) => builder.with_root_certificates(public_authorities_and(path)?),
         Trust::Authorities(path) => builder.with_root_certificates(read_authorities(path)?),
         Trust::AuthoritiesForAnyName(path) => {
             let roots = Arc::new(read_authorities(path)?);
@@ -186,6 +183,17 @@ pub fn read_certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'stat
     Ok(certificates)
 }
 
+/// The certificate authorities of the system's trust store, or of the files that `SSL_CERT_FILE` and `SSL_CERT_DIR` name;
+/// Mozilla's, built in, where there are none, as in an image that holds nothing else.
+fn public_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
+}
+
 fn read_authorities(path: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(path)? {
@@ -197,10 +205,10 @@ fn read_authorities(path: &Path) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// The authorities in a PEM file, and those that browsers trust.
-fn web_and(path: &Path) -> anyhow::Result<RootCertStore> {
-    let mut roots = read_authorities(path)?;
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+/// The public certificate authorities, and those in a PEM file.
+fn public_authorities_and(path: &Path) -> anyhow::Result<RootCertStore> {
+    let mut roots = public_authorities();
+    roots.extend(read_authorities(path)?.roots);
     Ok(roots)
 }
 
@@ -301,12 +309,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn authorities_of_a_file_are_trusted_besides_those_of_the_web() {
+    fn authorities_of_a_file_are_trusted_besides_the_public_ones() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("authority.pem");
         let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(&path, certificate.cert.pem()).unwrap();
-        let roots = web_and(&path).unwrap();
-        assert_eq!(roots.len(), webpki_roots::TLS_SERVER_ROOTS.len() + 1);
+        let roots = public_authorities_and(&path).unwrap();
+        assert_eq!(roots.len(), public_authorities().len() + 1);
     }
 }

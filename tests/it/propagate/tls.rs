@@ -10,10 +10,11 @@ use hyper::Version;
 use rcgen::{CertificateParams, date_time_ymd};
 use tempfile::{TempDir, tempdir};
 
-use super::{Run, arguments, run, write_events};
+use super::{Run, arguments, finish, run, start, write_events};
 use crate::util::receiver::{Receiver, Reply, TlsReceiver};
+use crate::util::relay::Relay;
 use crate::util::tls::{Authority, H2, HTTP_1_1, Identity};
-use crate::util::{Consume, PATIENCE, eventctl, refusal_of, stored_events};
+use crate::util::{Consume, PATIENCE, eventctl, refusal_of, stored_events, wait_until, write_secret};
 
 const WARNING: &str = r#""level":"WARN","target":"eventctl::login","message":"--insecure-skip-verify: "#;
 
@@ -53,6 +54,52 @@ fn events_are_delivered_to_a_receiver_of_a_trusted_authority() {
     run.check(0, [50, 0, 0]);
     assert_eq!(run.stderr, "");
     assert_eq!(stored_count(&directory), 50);
+}
+
+#[test]
+fn the_systems_trust_store_is_trusted_unless_authorities_are_named() {
+    let (directory, authority) = prepare(3);
+    let consume = consume(&directory, &authority, &[]);
+    Authority::new("another").write(directory.path(), "another");
+    let run = |store: &str, further: &[&str]| {
+        let further = [&["--count", "3", "--retries", "0"], further].concat();
+        let mut command = eventctl(directory.path());
+        command.args(arguments(&consume.url("/event"), &further)).env("SSL_CERT_FILE", store);
+        Run::new(&command.output().unwrap())
+    };
+    run("authority.pem", &[]).check(0, [3, 0, 0]);
+    run("another.pem", &[]).check(3, [0, 0, 3]);
+    run("another.pem", &["--cacert", "authority.pem"]).check(0, [3, 0, 0]);
+    run("authority.pem", &["--cacert", "another.pem"]).check(3, [0, 0, 3]);
+    // A system without a trust store has the authorities that are built in, of which this is none.
+    run("missing.pem", &[]).check(3, [0, 0, 3]);
+    assert_eq!(stored_count(&directory), 6);
+}
+
+#[test]
+fn a_connection_that_falls_silent_is_given_up_for_another() {
+    let (directory, authority) = prepare(80);
+    let tokens = ["--username", "alice", "--password-file", "password"];
+    write_secret(directory.path(), "password", "correct horse");
+    let consume = consume(&directory, &authority, &tokens);
+    let relay = Relay::start(consume.address);
+    let options = [
+        "--count",
+        "80",
+        "--period",
+        "20ms",
+        "--timeout",
+        "500ms",
+        "--retries",
+        "20",
+        "--cacert",
+        "authority.pem",
+    ];
+    let process = start(directory.path(), &url(relay.address), &[&options[..], &tokens].concat());
+    wait_until(|| (stored_count(&directory) >= 5).then_some(()));
+    relay.silence();
+    finish(directory.path(), process).check(0, [80, 0, 0]);
+    assert_eq!(stored_count(&directory), 80);
 }
 
 #[test]
@@ -199,12 +246,12 @@ fn a_receiver_is_trusted_again_once_its_certificate_is_right() {
     let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key"];
     let consume = Consume::start_with(directory.path(), &tls);
     let further = ["--count", "3", "--cacert", "authority.pem", "--retries", "100"];
-    let process = super::start(directory.path(), &consume.url("/event"), &further);
+    let process = start(directory.path(), &consume.url("/event"), &further);
     let report = directory.path().join("report");
-    crate::util::wait_until(|| fs::read_to_string(&report).unwrap().contains("certificate").then_some(()));
+    wait_until(|| fs::read_to_string(&report).unwrap().contains("certificate").then_some(()));
     authority.issue("127.0.0.1").write(directory.path(), "server");
     consume.process.signal(rustix::process::Signal::HUP);
-    super::finish(directory.path(), process).check(0, [3, 0, 0]);
+    finish(directory.path(), process).check(0, [3, 0, 0]);
     assert_eq!(stored_count(&directory), 3);
 }
 

@@ -14,9 +14,11 @@ use tempfile::{TempDir, tempdir};
 
 use crate::util::follower::Follower;
 use crate::util::receiver::{Receiver, Reply};
+use crate::util::relay::Relay;
 use crate::util::tls::Authority;
 use crate::util::{
-    Consume, Process, assert_eventctl, eventctl, refusal_of, stored_events, wait_until, write_secret,
+    Consume, Process, assert_eventctl, eventctl, refusal_of, stored_events, wait_until, write_file,
+    write_secret,
 };
 
 use super::{HOSTILE, fifteen, insert};
@@ -467,4 +469,45 @@ fn frames_that_keep_coming_do_not_cancel_the_renewal_of_a_token() {
         || receiver.arrivals().iter().filter(|arrival| arrival.head.contains("POST /token")).count();
     wait_until(|| (fetches() >= 4).then_some(()));
     assert_eq!(most.load(Ordering::Relaxed), 1, "a renewal was given up for another");
+}
+
+#[test]
+fn a_follower_notices_a_connection_that_has_fallen_silent() {
+    let directory = tempdir().unwrap();
+    let authority = Authority::new("authority");
+    authority.write(directory.path(), "authority");
+    authority.issue("127.0.0.1").write(directory.path(), "server");
+    let server =
+        Consume::start_with(directory.path(), &["--tls-cert", "server.pem", "--tls-key", "server.key"]);
+    let relay = Relay::start(server.address);
+    let url = format!("https://{}", relay.address);
+    let store = |payload: &str| {
+        let mut command = eventctl(directory.path());
+        let endpoint = server.url("/event");
+        let file = write_file(
+            directory.path(),
+            "one.json",
+            format!(r#"[{{"event_type":"a","event_payload":"{payload}"}}]"#),
+        );
+        command.args([
+            "propagate",
+            "--count",
+            "1",
+            "--cacert",
+            "authority.pem",
+            "--endpoint",
+            &endpoint,
+            "--file",
+        ]);
+        assert!(command.arg(file).output().unwrap().status.success());
+    };
+    let follower = follow(directory.path(), &url, &["--cacert", "authority.pem"]);
+    store("1");
+    assert_eq!(follower.next_payload(), "1");
+    relay.silence();
+    for payload in ["2", "3"] {
+        store(payload);
+    }
+    assert_eq!([follower.next_payload(), follower.next_payload()], ["2", "3"]);
+    follower.assert_nothing_else();
 }

@@ -7,6 +7,7 @@ pub mod http;
 pub mod http2;
 pub mod mail;
 pub mod receiver;
+pub mod relay;
 pub mod sse;
 pub mod tls;
 
