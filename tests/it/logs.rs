@@ -130,7 +130,7 @@ fn a_terminal_gets_text_in_colours_unless_it_is_told_otherwise() {
 
 #[test]
 fn a_bar_on_the_terminal_makes_room_for_lines() {
-    let shown = on_a_terminal("--count 20 -q -vv", ("TERM", "xterm"));
+    let shown = on_a_terminal("--count 20 -v", ("TERM", "xterm"));
     assert!(shown.contains('░') && shown.contains('█'), "there is no bar: {shown}");
     // Where a time stands, a line begins, or one that was cleared.
     let times = shown.match_indices("\u{1b}[2m20").map(|(at, _)| &shown[..at]);
