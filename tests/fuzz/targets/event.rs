@@ -5,6 +5,7 @@
 use std::fmt;
 
 use eventctl::core::event::{EVENT_TYPE_LIMIT, Event, ParseError};
+use eventctl::core::text::without_byte_order_mark;
 use eventctl_fuzz::assert_presentable;
 use libfuzzer_sys::fuzz_target;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -20,7 +21,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
 
     let array = Event::parse_array(bytes);
-    let expected = serde_json::from_slice(bytes).ok().filter(|_| is_utf8(bytes)).and_then(expected_events);
+    let text = without_byte_order_mark(bytes);
+    let expected = serde_json::from_slice(text).ok().filter(|_| is_utf8(bytes)).and_then(expected_events);
     assert_eq!(array.as_ref().ok().map(|events| events.iter().map(strings_of).collect()), expected);
     if let Err(error) = &array {
         assert_error(error, bytes);
@@ -28,9 +30,9 @@ fuzz_target!(|bytes: &[u8]| {
 
     let lines = Event::parse_lines(bytes);
     match &lines {
-        Err(error @ (ParseError::Encoding { .. } | ParseError::Syntax(_))) => assert_error(error, bytes),
         // Lines that are JSON each make an array that is judged alike.
         Ok(_) | Err(ParseError::Shape { .. }) => assert_eq!(lines, Event::parse_array(&array_of(bytes))),
+        Err(error) => assert_error(error, bytes),
     }
 });
 
@@ -70,7 +72,7 @@ fn is_utf8(bytes: &[u8]) -> bool {
 }
 
 fn expected_event(bytes: &[u8]) -> Option<Strings> {
-    let members = serde_json::from_slice(bytes).ok().filter(|_| is_utf8(bytes))?;
+    let members = serde_json::from_slice(without_byte_order_mark(bytes)).ok().filter(|_| is_utf8(bytes))?;
     strings_in(members)
 }
 
@@ -102,6 +104,13 @@ fn assert_error(error: &ParseError, bytes: &[u8]) {
             assert_eq!(str::from_utf8(bytes).map_err(|error| error.valid_up_to()), Err(*offset));
         }
         ParseError::Syntax(message) => assert_presentable(message),
+        ParseError::SeveralValues { line, column } => {
+            assert!((1..=bytes.len()).contains(line) && *column <= bytes.len());
+        }
+        ParseError::Line { number, message } => {
+            assert!((1..=bytes.len()).contains(number));
+            assert_presentable(message);
+        }
         ParseError::Shape { errors, total } => {
             assert!((1..=100).contains(&errors.len()) && errors.len() <= *total);
             for error in errors {
@@ -115,6 +124,7 @@ fn assert_error(error: &ParseError, bytes: &[u8]) {
 
 /// The lines as the items of an array.
 fn array_of(bytes: &[u8]) -> Vec<u8> {
-    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    let lines = without_byte_order_mark(bytes).split(|byte| *byte == b'\n');
+    let lines = lines.filter(|line| !line.trim_ascii().is_empty()).map(without_byte_order_mark);
     [b"[".as_slice(), &lines.collect::<Vec<_>>().join(b",".as_slice()), b"]"].concat()
 }
