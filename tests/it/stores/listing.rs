@@ -148,7 +148,7 @@ fn links_of(response: &Response) -> Vec<&str> {
 fn link_of(response: &Response, relation: &str) -> Option<String> {
     links_of(response).into_iter().find_map(|link| {
         let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
-        parameters.contains(relation).then(|| target.to_owned())
+        parameters.contains(relation).then(|| response.target("/event", target))
     })
 }
 
