@@ -325,14 +325,13 @@ impl Routes {
     }
 
     async fn ready(&self, draining: bool) -> Result<Answer, Problem> {
-        let unready = |detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        let unready = |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
         if draining {
-            return Err(unready("the service is stopping"));
+            return Err(unready("the service is stopping".to_owned()));
         }
-        match timeout(self.store_timeout, self.store.ready()).await {
-            Ok(Ok(())) => Ok(uncached(json_response(StatusCode::OK, r#"{"status":"OK"}"#))),
-            Ok(Err(AppendError::Overloaded)) => Err(unready("the queue is full")),
-            Ok(Err(AppendError::Store(_))) | Err(_) => Err(unready("the store takes no writes")),
+        match self.store.ready(self.store_timeout).await {
+            Ok(()) => Ok(uncached(json_response(StatusCode::OK, r#"{"status":"OK"}"#))),
+            Err(reason) => Err(unready(reason.to_string())),
         }
     }
 }

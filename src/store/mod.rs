@@ -99,6 +99,33 @@ pub enum AppendError {
     Store(StoreError),
 }
 
+/// Why no events are to be sent at present.
+#[derive(Debug)]
+pub enum Unready {
+    /// The queue is full, or the store is closing.
+    QueueFull,
+    /// The store has failed, and has not recovered yet.
+    NoWrites,
+    /// The store has been at a write for so long.
+    NoAnswer(Duration),
+}
+
+impl fmt::Display for Unready {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unready::QueueFull => formatter.write_str("the queue is full"),
+            Unready::NoWrites => formatter.write_str("the store takes no writes"),
+            Unready::NoAnswer(time) => {
+                write!(
+                    formatter,
+                    "the store does not answer: a write has waited for {:.1}s",
+                    time.as_secs_f64()
+                )
+            }
+        }
+    }
+}
+
 impl fmt::Display for AppendError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -275,13 +302,24 @@ impl Store {
         settled.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
     }
 
-    /// Makes sure that the store takes writes and that the queue has room.
+    /// Makes sure that the store takes writes and that the queue has room, and waits for that no longer than the limit,
+    /// nor much longer than a second.
     ///
     /// # Errors
     /// Why not.
-    pub async fn ready(&self) -> Result<(), AppendError> {
-        let Some(proof) = self.queue.prove()? else { return Ok(()) };
-        proof.await.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
+    pub async fn ready(&self, limit: Duration) -> Result<(), Unready> {
+        let proof = match self.queue.prove() {
+            Ok(Some(proof)) => proof,
+            Ok(None) => return Ok(()),
+            Err(AppendError::Overloaded) => return Err(Unready::QueueFull),
+            Err(AppendError::Store(_)) => return Err(Unready::NoWrites),
+        };
+        let patience = self.queue.patience().min(limit);
+        match timeout(patience, proof).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(_) => Err(Unready::NoWrites),
+            Err(_) => Err(Unready::NoAnswer(self.queue.at_work_for().unwrap_or(patience))),
+        }
     }
 
     /// Runs a write that is not an append on the writer's thread, behind the appends that wait there.

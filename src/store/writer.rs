@@ -3,6 +3,7 @@
 //! Whatever queued up during one commit is the next one (group commit, no timer).
 
 use std::mem;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// A write this recent proves that the store takes writes.
 const PROOF_LIFETIME: Duration = Duration::from_secs(1);
+
+/// How long a store may take for a write before it is said not to answer; longer, where it was that slow before.
+const ANSWER_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
 
 /// Writes other than appends that may wait at once.
 const WRITE_LIMIT: usize = 64;
@@ -87,6 +91,10 @@ struct State {
     last_commit: Option<Instant>,
     /// When the store last took a write.
     proved: Option<Instant>,
+    /// Since when the store has been at the work that it was given last, if it still is.
+    at_work_since: Option<Instant>,
+    /// How long the store took for the work before.
+    last_work: Duration,
     closed: bool,
     writer_sleeps: bool,
 }
@@ -161,6 +169,8 @@ impl Queue {
             failure: None,
             last_commit: None,
             proved: None,
+            at_work_since: None,
+            last_work: Duration::ZERO,
             closed: false,
             writer_sleeps: false,
         };
@@ -225,6 +235,17 @@ impl Queue {
         Ok(Some(proved))
     }
 
+    /// How long to wait for a proof before the store is said not to answer: a slow one is none that hangs.
+    pub fn patience(&self) -> Duration {
+        let twice = self.lock().last_work.saturating_mul(2);
+        twice.clamp(*ANSWER_TIME.start(), *ANSWER_TIME.end())
+    }
+
+    /// For how long the store has been at the work that it was given last.
+    pub fn at_work_for(&self) -> Option<Duration> {
+        self.lock().at_work_since.map(|since| since.elapsed())
+    }
+
     /// Events that wait for their commit.
     pub fn depth(&self) -> usize {
         self.lock().events
@@ -256,9 +277,13 @@ impl Queue {
     /// Waits for work, no longer than the timeout where there is one.
     fn take(&self, timeout: Option<Duration>) -> Next {
         let mut state = self.lock();
+        if let Some(since) = state.at_work_since.take() {
+            state.last_work = since.elapsed();
+        }
         loop {
             if !state.work.is_empty() && (state.offered || state.closed) {
                 state.offered = false;
+                state.at_work_since = Some(Instant::now());
                 return Next::Work(mem::take(&mut state.work));
             }
             if state.closed {
@@ -283,12 +308,12 @@ impl Queue {
         state.events -= events;
         if stored {
             state.last_commit = Some(Instant::now());
-            state.proved = state.last_commit;
+            state.prove();
         }
     }
 
     fn proved(&self) {
-        self.lock().proved = Some(Instant::now());
+        self.lock().prove();
     }
 
     fn is_proved(&self) -> bool {
@@ -311,7 +336,8 @@ impl Queue {
     fn recovered(&self) {
         let mut state = self.lock();
         state.failure = None;
-        state.proved = Some(Instant::now());
+        state.at_work_since = None;
+        state.prove();
     }
 
     fn close(&self) {
@@ -337,6 +363,14 @@ impl Queue {
 }
 
 impl State {
+    /// The store has taken a write, which is what all wait for who have asked for a proof meanwhile.
+    fn prove(&mut self) {
+        self.proved = Some(Instant::now());
+        for waiting in self.work.proofs.drain(..) {
+            let _ = waiting.send(Ok(()));
+        }
+    }
+
     fn is_proved(&self) -> bool {
         self.proved.is_some_and(|proved| proved.elapsed() < PROOF_LIFETIME)
     }

@@ -250,6 +250,64 @@ async fn all_who_wait_for_a_proof_share_one() {
     }
 }
 
+#[tokio::test]
+async fn a_store_that_was_slow_has_twice_as_long_to_prove_itself() {
+    let (open, gate) = mpsc::channel();
+    let bench = Bench::start(Told { gate: Some(gate), ..Told::default() });
+    assert_eq!(bench.queue.patience(), *ANSWER_TIME.start());
+    let slow = bench.push();
+    bench.queue.offer();
+    bench.wait_until_taken().await;
+    assert!(bench.queue.at_work_for().is_some());
+    thread::sleep(ANSWER_TIME.start().mul_f64(0.6));
+    open.send(()).unwrap();
+    slow.await.unwrap().outcome.unwrap();
+    while bench.queue.at_work_for().is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert!(bench.queue.patience() > *ANSWER_TIME.start());
+    bench.queue.lock().last_work = Duration::from_secs(20);
+    assert_eq!(bench.queue.patience(), *ANSWER_TIME.end());
+    bench.writer.close().await;
+}
+
+#[tokio::test]
+async fn a_write_that_failed_says_nothing_of_how_slow_a_store_is() {
+    let (open, gate) = mpsc::channel();
+    let appends = [Err(unavailable("the server is gone"))].into();
+    let bench = Bench::start(Told { appends, gate: Some(gate), ..Told::default() });
+    let failing = bench.push();
+    bench.queue.offer();
+    bench.wait_until_taken().await;
+    thread::sleep(ANSWER_TIME.start().mul_f64(0.6));
+    open.send(()).unwrap();
+    failing.await.unwrap().outcome.unwrap_err();
+    while bench.queue.prove().is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.queue.patience(), *ANSWER_TIME.start());
+    bench.writer.close().await;
+}
+
+#[tokio::test]
+async fn a_commit_proves_the_store_to_those_who_asked_meanwhile() {
+    let (open, gate) = mpsc::channel();
+    let bench = Bench::start(Told { gate: Some(gate), ..Told::default() });
+    let first = bench.push();
+    bench.queue.offer();
+    bench.wait_until_taken().await;
+    // The second commit is held up for as long as nobody opens.
+    let second = bench.push();
+    let proof = bench.queue.prove().unwrap().unwrap();
+    open.send(()).unwrap();
+    let proved = tokio::time::timeout(Duration::from_secs(60), proof).await;
+    proved.expect("a proof by the first commit").unwrap().unwrap();
+    open.send(()).unwrap();
+    first.await.unwrap().outcome.unwrap();
+    second.await.unwrap().outcome.unwrap();
+    bench.writer.close().await;
+}
+
 /// Queues a write of a kind that makes room if it runs.
 fn push_write(queue: &Queue, kind: WriteKind) -> Result<(), AppendError> {
     let write: Write = Box::new(|backend| backend?.last_known_time().map(drop));
