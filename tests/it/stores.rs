@@ -1,5 +1,6 @@
 //! What every store does alike, whichever database it is.
 
+mod conflicts;
 mod connecting;
 pub mod database;
 mod events;
@@ -14,6 +15,9 @@ mod preparing;
 pub mod reading;
 mod replication;
 mod retention;
+mod silent;
+#[cfg(feature = "postgres")]
+mod standby;
 mod streaming;
 mod tailing;
 mod tokens;

@@ -45,7 +45,7 @@ fn close_connections(store: &TestStore) {
 }
 
 /// Longer than a connection is trusted without a question.
-fn be_quiet() {
+pub(super) fn be_quiet() {
     thread::sleep(Duration::from_millis(1100));
 }
 
@@ -154,13 +154,13 @@ fn pump(mut from: TcpStream, mut to: TcpStream, swallows: Option<Arc<AtomicBool>
     let _ = to.shutdown(Shutdown::Both);
 }
 
-fn server_address(store: &TestStore) -> SocketAddr {
+pub(super) fn server_address(store: &TestStore) -> SocketAddr {
     let url: url::Url = store.url.parse().unwrap();
     SocketAddr::new([127, 0, 0, 1].into(), url.port().unwrap())
 }
 
 /// The URL without encryption: what a proxy sees is what is said.
-fn url_at(store: &TestStore, address: SocketAddr) -> String {
+pub(super) fn url_at(store: &TestStore, address: SocketAddr) -> String {
     let url = store.url_with(|url| url.set_port(Some(address.port())).unwrap());
     let mode = if store.url.starts_with("postgres") { "sslmode=disable" } else { "ssl-mode=DISABLED" };
     format!("{url}?{mode}")

@@ -6,7 +6,7 @@ use crate::util::refusal_of;
 on_every_server!(every_table_has_a_key);
 
 /// A number, read without the program.
-fn numbers(store: &TestStore, select: &str) -> Vec<i64> {
+pub(super) fn numbers(store: &TestStore, select: &str) -> Vec<i64> {
     match store.kind {
         Kind::Sqlite => unreachable!("only servers are asked"),
         #[cfg(feature = "postgres")]

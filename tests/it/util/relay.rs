@@ -43,6 +43,11 @@ impl Relay {
     pub fn silence(&self) {
         self.silenced.store(self.connections(), Ordering::SeqCst);
     }
+
+    /// The same, and new connections are taken and hear nothing either.
+    pub fn silence_for_good(&self) {
+        self.silenced.store(usize::MAX, Ordering::SeqCst);
+    }
 }
 
 fn pass(mut from: TcpStream, mut to: TcpStream, is_silent: impl Fn() -> bool) -> io::Result<()> {
