@@ -6,6 +6,7 @@
 
 mod script;
 
+use std::error::Error;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::time::{Duration, Instant};
@@ -529,7 +530,7 @@ fn takes_writes(connection: &mut Conn) -> bool {
 }
 
 fn timed_out() -> mysql::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the server does not answer").into()
+    io::Error::from(io::ErrorKind::TimedOut).into()
 }
 
 /// All addresses that the hosts of the URL stand for, each with what it is called to the driver.
@@ -671,17 +672,27 @@ fn is_connection_lost(error: &mysql::Error) -> bool {
     }
 }
 
+/// What the network says, whichever layer of the driver has heard it.
+fn network_error(error: &mysql::Error) -> Option<&io::Error> {
+    match error {
+        mysql::Error::IoError(error) => Some(error),
+        mysql::Error::CodecError(error) => error.source()?.downcast_ref(),
+        _ => None,
+    }
+}
+
 fn is_timeout(error: &mysql::Error) -> bool {
     // A socket with a time limit says that it would block.
-    matches!(error, mysql::Error::IoError(error)
-        if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock))
+    let kind = network_error(error).map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock))
 }
 
 /// What the server says, or why it says nothing.
 fn reason_of(error: &mysql::Error) -> String {
     match error {
         mysql::Error::MySqlError(error) => error.message.clone(),
-        error => error.to_string(),
+        error if is_timeout(error) => "the server has not answered in time".to_owned(),
+        error => network_error(error).map_or_else(|| error.to_string(), io::Error::to_string),
     }
 }
 

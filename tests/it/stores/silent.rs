@@ -52,8 +52,8 @@ fn wait_until_locked(store: &TestStore) {
     let select = if store.url.starts_with("postgres") {
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     } else {
-        "SELECT count(*) FROM information_schema.innodb_trx JOIN information_schema.processlist \
-            ON id = trx_mysql_thread_id WHERE db = DATABASE() AND trx_state = 'LOCK WAIT'"
+        "SELECT count(*) FROM information_schema.processlist \
+            WHERE db = DATABASE() AND info LIKE 'UPDATE last_event%'"
     };
     wait_until(|| (numbers(store, select) == [1]).then_some(()));
 }
@@ -108,7 +108,7 @@ fn a_statement_without_an_answer_is_given_up_and_another_server_taken(store: &Te
     // A server that stops, and one that works.
     let several = format!("{},{address}", relay.address);
     let url = store.url.replace(&address.to_string(), &several);
-    let server = store.start(&mut store.command_at("consume", &url));
+    let mut server = store.start(&mut store.command_at("consume", &url));
     server.store("a", "before");
     let release = lock(store);
     thread::scope(|scope| {
@@ -121,6 +121,7 @@ fn a_statement_without_an_answer_is_given_up_and_another_server_taken(store: &Te
         let response = posting.join().unwrap();
         assert_eq!(response.status, 503, "{response:?}");
     });
+    server.process.wait_for_stderr("the store takes no writes: the server has not answered");
     wait_until(|| (server.connect().get("/ready").status == 200).then_some(()));
     server.store("a", "after");
     assert_eq!(store.payloads(), ["before", "unknown", "after"]);
