@@ -135,7 +135,56 @@ fn like(tokens: &[Token]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::cancellation::Cancellation;
     use super::*;
+
+    /// Gives so many full answers, and nothing then.
+    struct Answers(usize);
+
+    impl Statements for Answers {
+        type Error = StoreError;
+
+        const FOR_UPDATE: &'static str = "";
+
+        fn begin(&mut self) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn commit(&mut self) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn execute(&mut self, _: &str, _: &[Value]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn query<const COLUMNS: usize>(
+            &mut self,
+            _: &str,
+            _: &[Value],
+        ) -> Result<Vec<[Value; COLUMNS]>, StoreError> {
+            let rows = if self.0 > 0 { ROWS_PER_FETCH } else { 0 };
+            self.0 = self.0.saturating_sub(1);
+            Ok(vec![[const { Value::Null }; COLUMNS]; rows])
+        }
+    }
+
+    #[test]
+    fn a_page_ends_when_its_time_is_over_or_nobody_waits_for_it() {
+        let query = Query { limit: 1000, ..Query::default() };
+        let events = |deadline: &ReadDeadline| {
+            let page = page(&mut Answers(3), &query, deadline).unwrap();
+            page.map(|page| page.events.len())
+        };
+        let waiting = Cancellation::default();
+        assert_eq!(events(&ReadDeadline::start(None, &waiting)), Some(3 * ROWS_PER_FETCH));
+        assert_eq!(events(&ReadDeadline::start(Some(Duration::ZERO), &waiting)), None);
+        let cancelled = Cancellation::default();
+        drop(cancelled.guard());
+        assert_eq!(events(&ReadDeadline::start(None, &cancelled)), None);
+    }
 
     #[test]
     fn a_glob_becomes_a_pattern_that_takes_no_less() {

@@ -1,5 +1,6 @@
 //! What every store does alike, whichever database it is.
 
+mod claims;
 mod conflicts;
 mod connecting;
 pub mod database;

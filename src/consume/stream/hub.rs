@@ -438,6 +438,25 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_goes_with_the_last_of_its_streams() {
+        let hub = hub();
+        let (one, other) = (seat(&hub, Some("a*")), seat(&hub, Some("a*")));
+        drop(one);
+        assert_eq!(hub.lock_lanes().len(), 1);
+        drop(other);
+        assert!(hub.lock_lanes().is_empty());
+    }
+
+    #[test]
+    fn no_stream_begins_once_all_are_to_end() {
+        let hub = hub();
+        let _seat = seat(&hub, None);
+        hub.end();
+        assert!(Hub::take_seat(&hub, None).is_err());
+        assert_eq!(hub.open.get(), 1);
+    }
+
+    #[test]
     fn nothing_of_a_store_that_was_replaced_is_held() {
         let hub = hub();
         let seat = seat(&hub, None);

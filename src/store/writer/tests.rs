@@ -148,6 +148,30 @@ impl Bench {
     }
 }
 
+/// Queues an append of so many events.
+fn push_events(queue: &Queue, count: usize) -> Result<(), AppendError> {
+    let event = || Event::parse(br#"{"event_type": "a", "event_payload": "b"}"#).unwrap();
+    let append = Append { events: (0..count).map(|_| event()).collect(), key: None, deliveries: Vec::new() };
+    let reservation = Reservation::of(&Budget::new(1), 0).unwrap();
+    queue.push(append, reservation, oneshot::channel().0).map(drop)
+}
+
+#[test]
+fn a_full_queue_takes_nothing_and_is_not_ready() {
+    let queue = Queue::new(2);
+    push_events(&queue, 1).unwrap();
+    assert!(matches!(push_events(&queue, 2), Err(AppendError::Overloaded)));
+    push_events(&queue, 1).unwrap();
+    assert!(matches!(queue.prove(), Err(AppendError::Overloaded)));
+}
+
+#[test]
+fn an_append_above_the_limit_enters_an_empty_queue_alone() {
+    let queue = Queue::new(2);
+    push_events(&queue, 3).unwrap();
+    assert!(matches!(push_events(&queue, 1), Err(AppendError::Overloaded)));
+}
+
 #[tokio::test]
 async fn a_refused_append_leaves_the_queue_and_proves_nothing() {
     let bench = Bench::start(Told { appends: [Err(refused())].into(), ..Told::default() });

@@ -351,6 +351,21 @@ fn sigterm_lets_the_message_under_way_finish_and_begins_no_other() {
 }
 
 #[test]
+fn what_is_sent_while_the_store_takes_no_writes_is_not_sent_again() {
+    let channel = gated();
+    let closed = channel.1.write().unwrap();
+    let (directory, mut consume) = under_way(&channel, &[]);
+    let other = rusqlite::Connection::open(directory.path().join("events.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    drop(closed);
+    consume.process.wait_for_stderr("the store takes no writes");
+    other.execute_batch("ROLLBACK").unwrap();
+    wait_until_sent(directory.path(), 2);
+    assert_eq!(channel.0.arrivals().len(), 2);
+    assert_eq!(states(directory.path()), [("sent".to_owned(), 1), ("sent".to_owned(), 1)]);
+}
+
+#[test]
 fn a_receiver_that_never_answers_does_not_hold_up_the_drain() {
     let channel = gated();
     let closed = channel.1.write().unwrap();

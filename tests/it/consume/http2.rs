@@ -579,6 +579,20 @@ fn a_connection_that_reads_nothing_at_all_is_cut() {
 }
 
 #[test]
+fn a_connection_beyond_the_limit_does_not_stay_to_ask_again() {
+    let siege = Siege::start(&["--max-connections", "1", "--header-timeout", "2s", "--idle-timeout", "1h"]);
+    let mut admitted = siege.frames();
+    admitted.send_head(1, END_STREAM, &GET).unwrap();
+    assert_eq!(admitted.outcome(1).status(), Some(200));
+    let mut refused = siege.frames();
+    refused.send_head(1, END_STREAM, &GET).unwrap();
+    assert_eq!(refused.outcome(1).status(), Some(503));
+    refused.wait_for_end();
+    admitted.send_head(3, END_STREAM, &GET).unwrap();
+    assert_eq!(admitted.outcome(3).status(), Some(200));
+}
+
+#[test]
 fn a_response_that_is_read_slowly_is_sent_whole() {
     let siege = siege_with_a_large_page(&["--idle-timeout", "2s"]);
     let mut frames = siege.frames_with(&[(4, 0)]);

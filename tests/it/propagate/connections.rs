@@ -6,11 +6,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use tempfile::tempdir;
 
 use super::{check_keys, run, write_events};
-use crate::util::receiver::{Arrival, peek_request};
+use crate::util::receiver::{Arrival, Receiver, Reply, peek_request};
 use crate::util::{Process, word_after, write_file};
 
 const CREATED: &[u8] = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
@@ -120,6 +121,21 @@ fn a_connection_is_used_no_longer_than_its_server_keeps_it() {
     assert_eq!(connections_used("Keep-Alive: timeout=1, max=100\r\n"), 4);
     assert_eq!(connections_used("Keep-Alive: timeout=60\r\n"), 1);
     assert_eq!(connections_used(""), 1);
+}
+
+#[test]
+fn an_answer_is_waited_for_longer_than_an_idle_connection_is_kept() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 1);
+    let receiver = Receiver::start(|_, number| {
+        if number == 1 {
+            thread::sleep(Duration::from_secs(3));
+        }
+        Reply::status(201, "Keep-Alive: timeout=2\r\n")
+    });
+    let further = ["--count", "2", "--period", "10ms", "--max-in-flight", "1", "--retries", "0"];
+    run(directory.path(), &receiver.url("/event"), &further).check(0, [2, 0, 0]);
+    assert_eq!(receiver.arrivals().len(), 2);
 }
 
 #[test]

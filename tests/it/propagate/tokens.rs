@@ -395,6 +395,19 @@ fn a_renewal_that_fails_is_said_and_tried_again_while_events_go_on() {
     assert_eq!(finish(directory.path(), process).code, 0);
 }
 
+#[test]
+fn a_token_server_that_fails_is_not_asked_again_and_again_for_a_renewal() {
+    let directory = prepare(10);
+    let receiver = receiver(
+        |number| if number == 0 { token_reply("token", 1) } else { Reply::status(500, "") },
+        |_, _| Reply::created(),
+    );
+    let further = ["--duration", "3s", "--period", "50ms"];
+    assert_eq!(run_logged_in(directory.path(), &receiver.url("/event"), &further).code, 0);
+    let fetches = count_fetches(&receiver);
+    assert!((2..50).contains(&fetches), "{fetches} requests for tokens");
+}
+
 // Tokens that are refused.
 
 /// Lets requests through when so many have come.
@@ -520,6 +533,24 @@ fn events_in_flight_share_a_fetch_that_fails() {
     let further = ["--count", "10", "--max-in-flight", "10", "--retries", "0"];
     run_logged_in(directory.path(), &receiver.url("/event"), &further).check(3, [0, 0, 10]);
     assert_eq!((count_fetches(&receiver), posts(&receiver).len()), (2, EVENTS));
+}
+
+#[test]
+fn a_token_server_that_refuses_is_not_asked_again_for_each_event() {
+    const EVENTS: usize = 100;
+    let directory = prepare(EVENTS);
+    let receiver = receiver(
+        |number| match number {
+            0 => token_reply("old", 3600),
+            _ => json_reply(400, json!({"error": "invalid_grant"})),
+        },
+        |_, _| Reply::status(401, ""),
+    );
+    // One after the other, so that they do not share a fetch.
+    let further = ["--count", "100", "--max-in-flight", "1"];
+    run_logged_in(directory.path(), &receiver.url("/event"), &further).check(3, [0, 100, 0]);
+    let fetches = count_fetches(&receiver);
+    assert!((2..EVENTS / 2).contains(&fetches), "{fetches} requests for tokens");
 }
 
 #[test]

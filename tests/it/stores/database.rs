@@ -233,7 +233,7 @@ fn execute_on(kind: Kind, url: &str, statement: &str) {
 }
 
 #[cfg(feature = "postgres")]
-fn postgres_client(url: &str) -> postgres::Client {
+pub fn postgres_client(url: &str) -> postgres::Client {
     postgres::Client::connect(url, postgres::NoTls).unwrap()
 }
 

@@ -2,9 +2,13 @@
 
 use std::thread;
 
+#[cfg(feature = "postgres")]
+use super::database::{Kind, postgres_client};
 use super::database::{TestStore, answer_of, on_every_server, on_every_store, store_all};
 use crate::util::Consume;
 use crate::util::http::{Response, event};
+#[cfg(feature = "postgres")]
+use crate::util::wait_until;
 
 on_every_store!(
     a_repeated_request_is_stored_once_and_answered_alike,
@@ -102,6 +106,32 @@ fn one_key_at_two_processes_is_stored_once(store: &TestStore) {
     let answers = at_once(&servers, "different", |number| event("a", &number.to_string()));
     assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1, "{answers:?}");
     assert_eq!(store.stored().len(), 21);
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn a_key_that_another_process_stores_in_the_meantime_is_known() {
+    let store = &TestStore::new(Kind::Postgres);
+    let servers = [store.prepare_and_consume(), store.consume(&[])];
+    let mut others = postgres_client(&store.url);
+    let mut blocking = others.transaction().unwrap();
+    blocking.execute("UPDATE last_event SET id = id", &[]).unwrap();
+    let answers = thread::scope(|scope| {
+        let post = |server| scope.spawn(move || post(server, "key", &event("a", "b")));
+        let posting = servers.each_ref().map(post);
+        // Both have looked for the key by then.
+        wait_until(|| {
+            let select = "SELECT count(*) FROM pg_stat_activity \
+                WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let waiting: i64 = postgres_client(&store.url).query_one(select, &[]).unwrap().get(0);
+            (waiting == 2).then_some(())
+        });
+        blocking.commit().unwrap();
+        posting.map(|posting| posting.join().unwrap())
+    });
+    assert_alike(&answers);
+    assert_eq!(store.payloads(), ["b"]);
 }
 
 fn a_key_outlives_the_process(store: &TestStore) {

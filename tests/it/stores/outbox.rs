@@ -31,6 +31,7 @@ on_every_store!(
     of_a_digest_only_what_is_too_old_is_given_up,
     a_channel_that_does_not_answer_holds_up_no_other,
     a_channel_that_asks_for_a_pause_gets_nothing_before_and_then_one_message,
+    a_channel_that_has_too_many_requests_is_paused_though_it_does_not_say_for_how_long,
     slack_and_discord_get_messages_no_faster_than_they_take_them,
     an_event_and_its_deliveries_are_stored_together_or_not_at_all,
     of_many_alerts_stored_at_once_each_is_told_once,
@@ -626,6 +627,16 @@ fn a_channel_that_asks_for_a_pause_gets_nothing_before_and_then_one_message(stor
         wait_until(|| channel.payloads().contains(&payload.to_owned()).then_some(()));
     }
     assert_eq!(channel.messages().len(), 4);
+}
+
+fn a_channel_that_has_too_many_requests_is_paused_though_it_does_not_say_for_how_long(store: &TestStore) {
+    store.prepare();
+    let channel = Channel::answering(|_, number| Reply::status(if number == 0 { 429 } else { 200 }, ""));
+    let server = consume(store, &[&channel], &NO_RATE);
+    alert(&server, "a");
+    wait_for_state(store, 1, "sent");
+    assert_eq!(number(store, "SELECT count(*) FROM alert_channels"), 1);
+    assert_eq!(number(store, "SELECT count(*) FROM deliveries WHERE held = 1"), 1);
 }
 
 fn a_pause_binds_all_processes(store: &TestStore) {

@@ -24,20 +24,23 @@ on_every_store!(
     a_request_whose_key_is_being_deleted_is_stored_or_known,
     keys_outlive_their_events_for_as_long_as_they_are_kept,
     an_event_from_the_future_stops_nothing,
+    a_key_of_an_event_from_the_future_is_kept_no_longer_than_others,
+    more_events_than_a_step_counts_are_kept_by_number,
+    what_was_deleted_is_not_counted_among_the_bytes_that_are_kept,
     the_log_says_what_is_kept_and_what_was_deleted,
 );
 
 const DAY: i64 = 86_400_000_000;
 
 /// A store as a process has it open.
-struct Open {
+pub struct Open {
     runtime: tokio::runtime::Runtime,
     store: Store,
     writer: Writer,
 }
 
 impl Open {
-    fn new(store: &TestStore) -> Open {
+    pub fn new(store: &TestStore) -> Open {
         let url = match store.kind {
             Kind::Sqlite => store.path().join(&store.url).display().to_string(),
             #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -50,7 +53,7 @@ impl Open {
         Open { runtime, store, writer }
     }
 
-    fn write<T: Send + 'static>(
+    pub fn write<T: Send + 'static>(
         &self,
         write: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
     ) -> T {
@@ -78,7 +81,7 @@ impl Open {
         }
     }
 
-    fn close(self) {
+    pub fn close(self) {
         self.runtime.block_on(self.writer.close());
     }
 }
@@ -494,6 +497,74 @@ fn an_event_from_the_future_stops_nothing(store: &TestStore) {
     store.execute(&format!("UPDATE events SET received_at = received_at - {DAY} WHERE id IN (2, 3)"));
     let _server = store.consume(&["--keep", "12h"]);
     wait_until(|| (store.payloads() == ["1", "4"]).then_some(()));
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_microseconds(1_700_000_000_000_000)
+}
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn no_limits() -> RetentionLimits {
+    RetentionLimits {
+        now: now(),
+        is_clock_believed: true,
+        received_before: None,
+        events: None,
+        bytes: None,
+        keys_before: None,
+        recount: Recount::Always,
+    }
+}
+
+/// Stores events of ten bytes each.
+fn append(open: &Open, count: usize, key: Option<&str>, received_at: Timestamp) {
+    let parse = || Event::parse(event("a", "123456789").as_bytes()).unwrap();
+    let key = key.map(|key| IdempotencyKey { key: key.to_owned(), body_digest: [1; 32] });
+    let append = Append { events: (0..count).map(|_| parse()).collect(), key, deliveries: Vec::new() };
+    open.write(move |backend| backend.append(&[&append], received_at));
+}
+
+fn a_key_of_an_event_from_the_future_is_kept_no_longer_than_others(store: &TestStore) {
+    store.prepare();
+    let open = Open::new(store);
+    append(&open, 1, Some("key"), now().after(1000 * HOUR));
+    let sweep = |now: Timestamp| {
+        open.sweep(RetentionLimits {
+            now,
+            events: Some(0),
+            keys_before: Some(now.before(HOUR)),
+            ..no_limits()
+        })
+    };
+    let deleted = sweep(now());
+    assert_eq!((deleted.by_count, deleted.keys), (1, 0));
+    assert_eq!(store.keys(), ["key"]);
+    assert_eq!(sweep(now().after(2 * HOUR)).keys, 1);
+    assert!(store.keys().is_empty());
+    open.close();
+}
+
+fn more_events_than_a_step_counts_are_kept_by_number(store: &TestStore) {
+    {
+        let server = store.prepare_and_consume();
+        let list = format!("[{}]", vec![event("a", "b"); 2500].join(","));
+        assert_eq!(server.connect().post(list).status, 201);
+    }
+    let _server = store.consume(&["--keep-events", "1500"]);
+    wait_until(|| (store.stored().len() == 1500).then_some(()));
+}
+
+fn what_was_deleted_is_not_counted_among_the_bytes_that_are_kept(store: &TestStore) {
+    store.prepare();
+    let open = Open::new(store);
+    append(&open, 2000, None, now());
+    let limits = RetentionLimits { bytes: Some(15_000), ..no_limits() };
+    assert_eq!(open.sweep(limits).by_bytes, 500);
+    // So many are not counted anew.
+    assert_eq!(open.sweep(RetentionLimits { recount: Recount::IfSmall, ..limits }).by_bytes, 0);
+    append(&open, 1, None, now());
+    assert_eq!(open.sweep(RetentionLimits { recount: Recount::Never, ..limits }).by_bytes, 1);
+    open.close();
 }
 
 fn the_log_says_what_is_kept_and_what_was_deleted(store: &TestStore) {
