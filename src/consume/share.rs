@@ -76,3 +76,20 @@ impl Drop for Held {
         self.share.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_above_the_share_is_taken_alone() {
+        let share = Arc::new(ResponseShare::new(10));
+        let large = ResponseShare::take(&share, 11);
+        assert!(large.is_ok());
+        assert!(ResponseShare::take(&share, 1).is_err());
+        drop(large);
+        let small = [6, 4].map(|bytes| ResponseShare::take(&share, bytes));
+        assert!(small.iter().all(Result::is_ok));
+        assert!(ResponseShare::take(&share, 1).is_err());
+    }
+}
