@@ -320,12 +320,19 @@ impl Queue {
         self.lock().is_proved()
     }
 
-    /// Refuses all that waits and all that comes, until the store has recovered.
+    /// Refuses all that waits and all that comes, until the store has recovered; but for what has come to make room since
+    /// the store is known to be full.
     fn fail(&self, failure: &StoreError) -> Work {
         let mut state = self.lock();
+        let is_still_full =
+            matches!((&state.failure, failure), (Some(StoreError::Full(_)), StoreError::Full(_)));
         state.failure = Some(failure.clone());
         state.events = 0;
-        mem::take(&mut state.work)
+        let mut refused = mem::take(&mut state.work);
+        if is_still_full {
+            state.work.writes = mem::take(&mut refused.writes);
+        }
+        refused
     }
 
     /// What a store that has failed takes nevertheless.

@@ -353,6 +353,20 @@ async fn a_full_store_takes_what_makes_room_and_recovers_by_it() {
     bench.writer.close().await;
 }
 
+#[test]
+fn what_comes_to_make_room_waits_until_it_may() {
+    let queue = Queue::new(1);
+    push_write(&queue, WriteKind::MakesRoom).unwrap();
+    queue.fail(&full()).refuse(&full());
+    assert!(queue.take_writes().is_empty(), "it came before the store was known to be full");
+    push_write(&queue, WriteKind::MakesRoom).unwrap();
+    queue.fail(&full()).refuse(&full());
+    assert_eq!(queue.take_writes().len(), 1);
+    push_write(&queue, WriteKind::MakesRoom).unwrap();
+    queue.fail(&unavailable("a sync has failed")).refuse(&full());
+    assert!(queue.take_writes().is_empty());
+}
+
 #[tokio::test]
 async fn a_store_that_has_failed_otherwise_takes_nothing_before_it_has_recovered() {
     // A disk whose sync has failed, and which then turns out to be full as well.
