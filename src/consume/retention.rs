@@ -59,10 +59,9 @@ impl Retention {
         self.keep.is_some() || self.events.is_some() || self.bytes.is_some()
     }
 
-    /// Logs what is kept.
+    /// Logs what is kept, where not all of it is.
     pub fn announce(&self) {
         if !self.deletes() {
-            info!("retention: all events are kept, with their idempotency keys");
             return;
         }
         let limits = [

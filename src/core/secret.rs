@@ -45,6 +45,11 @@ impl Secret {
         })
     }
 
+    /// A secret that a client or a URL shows, every character of it.
+    pub fn verbatim(text: impl Into<String>) -> Secret {
+        Secret(Zeroizing::new(text.into()))
+    }
+
     /// The secret of a setting that names a file or, in the environment, holds the secret itself.
     ///
     /// # Errors

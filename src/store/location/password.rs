@@ -75,7 +75,7 @@ fn pgpass_password(line: &str, wanted: [&str; 4]) -> Option<Secret> {
     let [patterns @ .., password] = fields.as_slice() else { return None };
     let fits = |(pattern, wanted): (&String, &str)| pattern == "*" || pattern == wanted;
     let matches = patterns.len() == wanted.len() && patterns.iter().zip(wanted).all(fits);
-    if matches { password.parse().ok() } else { None }
+    (matches && !password.is_empty()).then(|| Secret::verbatim(password.as_str()))
 }
 
 /// Source: MySQL's manual, "Using Option Files".

@@ -137,7 +137,7 @@ pub fn server_database(dialect: Dialect, rest: &str) -> Result<ServerDatabase, L
         shown: format!("{scheme}://{user}{at}{hosts}{behind}"),
         addresses: hosts.split(',').map(address).collect::<Result<_, _>>()?,
         user: Some(decoded(user)?).filter(|user| !user.is_empty()),
-        password: password.and_then(|password| password.parse().ok()),
+        password: password.filter(|password| !password.is_empty()).map(Secret::verbatim),
         database: decoded(path.trim_start_matches('/'))?,
         tls: ServerTls::default(),
         connect_timeout: None,

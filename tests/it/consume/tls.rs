@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -440,23 +439,6 @@ fn the_authorities_of_clients_are_read_again_too() {
     secured.server.process.signal(Signal::HUP);
     wait_for_lines(&secured.server, "the certificate was read again", 1);
     assert_eq!(get().unwrap().status, 200);
-}
-
-#[test]
-fn sighup_ends_a_server_without_a_certificate() {
-    let (_directory, mut server) = super::start(&[]);
-    let status =
-        fs::read_to_string(format!("/proc/{}/status", server.process.pid().as_raw_nonzero())).unwrap();
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        u64::from_str_radix(line.trim(), 16).unwrap() & 1
-    };
-    assert_eq!(mask("SigCgt:"), 0, "the signal is caught");
-    // Whoever starts a program can have it ignore the signal, as nohup does.
-    if mask("SigIgn:") == 0 {
-        server.process.signal(Signal::HUP);
-        assert_eq!(server.process.wait().signal(), Some(1));
-    }
 }
 
 // The end.

@@ -187,7 +187,9 @@ fn a_password_is_all_of_its_line_and_nothing_is_trimmed() {
     let directory = tempdir().unwrap();
     let server = start_for(directory.path(), USERNAME, " two words \r\n", &[]);
     tokens_of(&server.connect().post_form(password_form(USERNAME, " two words ")));
-    for wrong in ["two words", " two words", " two words \r\n", " two words \n"] {
+    for wrong in
+        ["two words", " two words", " two words \r\n", " two words \n", "\u{feff} two words ", "\n", "\r\n"]
+    {
         assert_refused(&server.connect().post_form(password_form(USERNAME, wrong)), "invalid_grant");
     }
 }
@@ -247,7 +249,6 @@ fn what_is_wrong_with_a_request_has_the_code_that_the_rfc_gives_it() {
         ("&&&".to_owned(), "invalid_request"),
         ("grant_type".to_owned(), "invalid_request"),
         ("grant_type=".to_owned(), "invalid_request"),
-        (format!("username={USERNAME}&password={PASSWORD}"), "invalid_request"),
         (format!("{right}&grant_type=password"), "invalid_request"),
         (format!("{right}&username={USERNAME}"), "invalid_request"),
         (format!("{right}&password={PASSWORD}"), "invalid_request"),
