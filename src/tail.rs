@@ -320,3 +320,6 @@ impl<W: Write> Tail<'_, W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
