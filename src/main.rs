@@ -50,6 +50,7 @@ fn print(text: &clap::Error) -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<Completion> {
+    shutdown::survive_file_size_limit()?;
     match command {
         Command::Consume(options) => consume::run(options)?,
         Command::Propagate(options) => return propagate::run(options),

@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGHUP, for subcommands that finish what they began, and for process 1.
+//! SIGTERM, SIGINT and SIGHUP, for subcommands that finish what they began, and for process 1; and a signal that ends none.
 
 use std::fmt;
 use std::fs;
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::Context;
+use rustix::process::Signal as Number;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -49,6 +50,19 @@ impl fmt::Display for StopSignal {
             StopSignal::Hangup => "SIGHUP",
         })
     }
+}
+
+/// Lets a write beyond the limit of file sizes (`ulimit -f`) fail as one to a full disk does, instead of ending the
+/// process by SIGXFSZ.
+///
+/// # Errors
+/// The system refuses to.
+pub fn survive_file_size_limit() -> anyhow::Result<()> {
+    let refused = "cannot listen for SIGXFSZ";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().context(refused)?;
+    let _entered = runtime.enter();
+    // The handler outlives its listener and the runtime.
+    signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(drop).context(refused)
 }
 
 /// The signals that ask the process to stop.
