@@ -28,6 +28,15 @@ pub enum StoreLocation {
 const EXPECTED: &str = "expected a path such as `events.db`, or a URL such as `sqlite:///events.db`, \
     `postgres://user@host/database` or `mysql://user@host/database`";
 
+/// What to say of the URLs that SQLite itself knows: it would open another file than the path names.
+const NO_SQLITE_URL: &str = "SQLite's own URLs and parameters (`file:`, `?mode=ro`) are not understood; expected a path \
+    such as `events.db`, or `sqlite:///events.db`";
+
+/// Whether SQLite takes a text for a URL instead of a path: <https://sqlite.org/uri.html>.
+fn is_sqlite_url(text: &str) -> bool {
+    text.starts_with("file:")
+}
+
 /// The schemes of URLs of databases.
 const DIALECTS: [&str; 5] = ["sqlite", "postgres", "postgresql", "mysql", "mariadb"];
 
@@ -80,6 +89,7 @@ impl FromStr for StoreLocation {
                 return Err(EXPECTED.into());
             }
             return match text {
+                url if is_sqlite_url(url) => Err(NO_SQLITE_URL.into()),
                 "" => Err(EXPECTED.into()),
                 ":memory:" => Err(format!("events in memory would be lost; {EXPECTED}").into()),
                 path => Ok(StoreLocation::Sqlite(path.into())),
@@ -87,7 +97,9 @@ impl FromStr for StoreLocation {
         };
         let dialect = scheme.split('+').next().unwrap_or(scheme);
         match dialect {
+            "file" => Err(NO_SQLITE_URL.into()),
             "sqlite" => match rest.strip_prefix('/') {
+                Some(path) if is_sqlite_url(path) || path.contains('?') => Err(NO_SQLITE_URL.into()),
                 Some(path) if !path.is_empty() && path != ":memory:" => {
                     Ok(StoreLocation::Sqlite(path.into()))
                 }
@@ -166,6 +178,23 @@ mod tests {
             let message = text.parse::<StoreLocation>().unwrap_err().to_string();
             assert!(message.contains("expected a path"), "{message}");
             assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn urls_of_sqlites_own_are_refused() {
+        for text in [
+            "file:events.db",
+            "file:events.db?mode=ro",
+            "file:///events.db",
+            "sqlite:///file:events.db?uri=true",
+            "sqlite:///file:events.db",
+            "sqlite:///events.db?mode=ro",
+        ] {
+            assert_eq!(text.parse::<StoreLocation>().unwrap_err().to_string(), NO_SQLITE_URL, "{text}");
+        }
+        for path in ["./file:events.db", "what?.db"] {
+            assert_eq!(path.parse::<StoreLocation>().unwrap(), StoreLocation::Sqlite(path.into()));
         }
     }
 
