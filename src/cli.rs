@@ -731,6 +731,11 @@ pub struct InitDbOptions {
     /// mysql://USER@HOST/DATABASE
     #[arg(long, env = "DATABASE_URL", default_value = "events.db", value_name = "URL")]
     pub db: StoreLocation,
+
+    /// Back up: make --db, a file that does not exist yet, a consistent copy of
+    /// this SQLite store, which may be in use
+    #[arg(long, value_name = "URL")]
+    pub from: Option<StoreLocation>,
 }
 
 /// The settings of `tail`.

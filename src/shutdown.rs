@@ -59,8 +59,8 @@ impl fmt::Display for StopSignal {
 /// The system refuses to.
 pub fn survive_file_size_limit() -> anyhow::Result<()> {
     let refused = "cannot listen for SIGXFSZ";
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().context(refused)?;
-    let _entered = runtime.enter();
+    let signals = runtime::Builder::new_current_thread().enable_io().build().context(refused)?;
+    let _entered = signals.enter();
     // The handler outlives its listener and the runtime.
     signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(drop).context(refused)
 }

@@ -43,9 +43,7 @@ use self::writer::{Queue, Write, WriteKind};
 pub use self::writer::{Writer, WriterMetrics};
 
 use crate::core::backoff::Backoff;
-use crate::core::hint::Hinted;
-#[cfg(not(all(feature = "mysql", feature = "postgres")))]
-use crate::core::hint::hinted;
+use crate::core::hint::{Hinted, hinted};
 use crate::core::timestamp::Timestamp;
 
 /// How many reads run at once; each holds a connection and at most a page of events.
@@ -186,6 +184,21 @@ pub fn resend(location: &StoreLocation, event_id: Option<i64>) -> anyhow::Result
         other => return Err(not_built_in(other)),
     };
     Ok(backend.resend(event_id, Timestamp::now())?)
+}
+
+/// Copies a store, which may be in use, into a file that does not exist yet.
+///
+/// # Errors
+/// Why there is no copy, and what to do.
+pub fn copy(from: &StoreLocation, to: &StoreLocation) -> anyhow::Result<()> {
+    let tool = match (from, to) {
+        (StoreLocation::Sqlite(from), StoreLocation::Sqlite(to)) => return sqlite::copy(from, to),
+        (StoreLocation::Postgres(_), _) => "pg_dump and pg_restore",
+        (StoreLocation::MySql(_), _) => "mariadb-dump --single-transaction or mysqldump --single-transaction",
+        (StoreLocation::Sqlite(_), _) => "a new file as --db, and a server's own tools for a server",
+    };
+    let problem = format!("cannot copy `{from}` to `{to}`: only SQLite files are copied");
+    Err(hinted(problem, format!("use {tool}")))
 }
 
 /// Opens an existing store for reading only.

@@ -1,56 +1,35 @@
 //! The embedded store: one SQLite file in WAL mode, synced at every commit.
 
-use std::fs::{self, File, OpenOptions};
+mod copy;
+mod open;
+
+use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Null, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, ffi, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, ffi, params};
 
+pub use self::copy::copy;
+use self::open::{
+    BUSY_TIMEOUT, FileIdentities, LOG_LIMIT_BYTES, ReadConnection, check_version, create_file, log_of,
+    open_to_read, open_to_write,
+};
 use super::backend::{
     AlertOutcome, Append, Delivery, Outcome, Page, Reader, Statistics, StoreError, StoreSize,
 };
 use super::cancellation::{Cancellation, ReadDeadline};
 use super::database::Database;
 use super::statements::{Statements, Value};
-use super::{PAGE_LIMIT_BYTES, outbox, schema, statistics};
+use super::{PAGE_LIMIT_BYTES, outbox, statistics};
 use crate::core::event::{Event, StoredEvent};
-use crate::core::hint::{Hint, hinted};
+use crate::core::hint::Hint;
 use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
-
-/// `EVNT`: marks a file as ours, for `file` and for ourselves.
-const APPLICATION_ID: i32 = 0x4556_4E54;
-
-/// The schemas, in order; a file's `user_version` says how many it has.
-const SCHEMAS: [&str; 4] = [
-    include_str!("schema/sqlite-1.sql"),
-    include_str!("schema/sqlite-2.sql"),
-    include_str!("schema/sqlite-3.sql"),
-    include_str!("schema/sqlite-4.sql"),
-];
-
-/// How long to wait for another process's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long to wait where SQLite does not.
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
-
-/// The log is copied into the database after this many pages of 4 KiB: 16 MiB.
-///
-/// SQLite's own default of 1,000 syncs the database four times as often.
-const CHECKPOINT_AFTER_PAGES: i64 = 4000;
-
-/// The file of the log is cut to this size where it has grown beyond it, which it does while a reader keeps it from
-/// being started anew. Twice the size at which it is copied: a sync costs less where it does not extend the file, so
-/// what the steady state needs is kept.
-const LOG_LIMIT_BYTES: i64 = 2 * CHECKPOINT_AFTER_PAGES * (4096 + 24);
 
 /// How long closing the store waits for readers of other processes.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -93,12 +72,7 @@ impl SqliteBackend {
     /// # Errors
     /// What is wrong with the file, and what to do.
     pub fn open(path: &Path) -> anyhow::Result<SqliteBackend> {
-        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let version = schema_version(&connection).map_err(|error| cannot_open(path, &error))?;
-        check_version(path, version)?;
-        patiently(|| set_up(&mut connection))
-            .map_err(|error| cannot_open(path, &error))
-            .hint("make the file and its directory writable for this user")?;
+        let connection = open_to_write(path)?;
         let files = FileIdentities::of(path).with_context(|| format!("cannot open `{}`", path.display()))?;
         Ok(SqliteBackend { connection, path: path.to_owned(), files, log_in_doubt: false })
     }
@@ -354,9 +328,8 @@ struct Checkpointed {
 
 /// A connection that reads.
 pub struct SqliteReader {
-    connection: Connection,
+    opened: ReadConnection,
     path: PathBuf,
-    files: FileIdentities,
     time_limit: Option<Duration>,
     cancellation: Cancellation,
 }
@@ -367,20 +340,9 @@ impl SqliteReader {
     /// # Errors
     /// What is wrong with the file, and what to do.
     pub fn open(path: &Path, time_limit: Option<Duration>) -> anyhow::Result<SqliteReader> {
-        // SQLite removes a log that lies beside an empty file. Of two processes that do so at once one
-        // fails, and it may be the one that is making the store.
-        if fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0) {
-            return Err(not_prepared(path));
-        }
-        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        let version = schema_version(&connection).map_err(|error| cannot_open(path, &error))?;
-        check_version(path, version)?;
-        if version.is_none_or(|version| version < SCHEMAS.len()) {
-            return Err(not_prepared(path));
-        }
-        let files = FileIdentities::of(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+        let opened = open_to_read(path)?;
         let cancellation = Cancellation::default();
-        Ok(SqliteReader { connection, path: path.to_owned(), files, time_limit, cancellation })
+        Ok(SqliteReader { opened, path: path.to_owned(), time_limit, cancellation })
     }
 
     fn rows(&self, query: &Query, limit: usize) -> rusqlite::Result<Page> {
@@ -417,7 +379,7 @@ impl SqliteReader {
         let order = if query.after.is_some() { "ASC" } else { "DESC" };
         let conditions = conditions.join(" AND ");
         let statement = format!("{SELECT_EVENT}{filter}{conditions} ORDER BY id {order}");
-        let mut select = self.connection.prepare_cached(&statement)?;
+        let mut select = self.opened.connection.prepare_cached(&statement)?;
         let mut rows = select.query(parameters.as_slice())?;
         let mut page = Page { events: Vec::new(), more: false };
         let mut bytes = 0;
@@ -446,8 +408,8 @@ impl SqliteReader {
     ///
     /// An open reader keeps the index of the log in use, and a new database of that name would share it.
     fn let_go(&mut self) -> rusqlite::Result<()> {
-        self.connection = Connection::open_in_memory()?;
-        self.files.database = (0, 0);
+        self.opened.connection = Connection::open_in_memory()?;
+        self.opened.files.database = (0, 0);
         Ok(())
     }
 
@@ -463,12 +425,14 @@ impl SqliteReader {
                 return Err(StoreError::Unavailable(format!("the database file is gone: {error}")));
             }
         };
-        if files != self.files {
+        if files != self.opened.files || self.opened.has_changed(&self.path) {
             let fresh = SqliteReader::open(&self.path, self.time_limit).map_err(StoreError::cannot_open)?;
             *self = SqliteReader { cancellation: self.cancellation.clone(), ..fresh };
         }
         let deadline = ReadDeadline::start(self.time_limit, &self.cancellation);
-        self.connection.progress_handler(STEPS_BETWEEN_DEADLINE_CHECKS, Some(move || deadline.is_over()))?;
+        self.opened
+            .connection
+            .progress_handler(STEPS_BETWEEN_DEADLINE_CHECKS, Some(move || deadline.is_over()))?;
         Ok(query(self)?)
     }
 }
@@ -485,21 +449,21 @@ impl Reader for SqliteReader {
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
         self.within_limit(|reader| {
             let statement = format!("{SELECT_EVENT} WHERE id = ?");
-            let mut select = reader.connection.prepare_cached(&statement)?;
+            let mut select = reader.opened.connection.prepare_cached(&statement)?;
             select.query_row([id], event_of).optional()
         })
     }
 
     fn statistics(&mut self, query: &Query) -> Result<Statistics, StoreError> {
-        self.within_limit(|reader| statistics::statistics(&mut reader.connection, query))
+        self.within_limit(|reader| statistics::statistics(&mut reader.opened.connection, query))
     }
 
     fn deliveries(&mut self, limit: usize) -> Result<Vec<Delivery>, StoreError> {
-        self.within_limit(|reader| outbox::newest(&mut reader.connection, limit))
+        self.within_limit(|reader| outbox::newest(&mut reader.opened.connection, limit))
     }
 
     fn open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
-        self.within_limit(|reader| outbox::open(&mut reader.connection))
+        self.within_limit(|reader| outbox::open(&mut reader.opened.connection))
     }
 
     fn size(&mut self) -> Result<StoreSize, StoreError> {
@@ -512,7 +476,7 @@ impl Reader for SqliteReader {
     }
 
     fn alert_outcome(&mut self, event_id: i64) -> Result<AlertOutcome, StoreError> {
-        self.within_limit(|reader| outbox::alert_outcome(&mut reader.connection, event_id))
+        self.within_limit(|reader| outbox::alert_outcome(&mut reader.opened.connection, event_id))
     }
 }
 
@@ -621,131 +585,4 @@ fn insert_statement(rows: usize) -> &'static str {
         (0..=ROWS_PER_INSERT.ilog2()).map(|power| of_rows(1 << power)).collect()
     });
     &statements[rows.ilog2() as usize]
-}
-
-/// Which files the database and its log are, whatever their names: device and inode of each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileIdentities {
-    database: (u64, u64),
-    log: Option<(u64, u64)>,
-}
-
-impl FileIdentities {
-    fn of(path: &Path) -> io::Result<FileIdentities> {
-        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        Ok(FileIdentities {
-            database: identity(fs::metadata(path)?),
-            log: fs::metadata(log_of(path)).ok().map(identity),
-        })
-    }
-}
-
-/// The path of a database's log.
-fn log_of(path: &Path) -> PathBuf {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    log.into()
-}
-
-/// Makes an empty file of mode 0600 that outlives a power cut, unless there is a file already.
-fn create_file(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(file) => file.sync_all()?,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) => return Err(error),
-    }
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(directory)?.sync_all()
-}
-
-fn connect(path: &Path, access: OpenFlags) -> anyhow::Result<Connection> {
-    // SQLite would say no more than "unable to open database file".
-    File::open(path).with_context(|| format!("cannot open `{}`", path.display())).hint(format!(
-        "check the path and its permissions, or run eventctl init-db --db {}",
-        path.display()
-    ))?;
-    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(|error| cannot_open(path, &error))?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| cannot_open(path, &error))?;
-    Ok(connection)
-}
-
-fn cannot_open(path: &Path, error: &rusqlite::Error) -> anyhow::Error {
-    if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) {
-        return not_ours(path);
-    }
-    let problem = format!("cannot open `{}`: {error}", path.display());
-    hinted(problem, "name a file that is an eventctl database and that this user may read and write")
-}
-
-fn not_ours(path: &Path) -> anyhow::Error {
-    let problem = format!("cannot open `{}`: not an eventctl database", path.display());
-    hinted(problem, "name another file, or run eventctl init-db --db with a new name")
-}
-
-fn not_prepared(path: &Path) -> anyhow::Error {
-    let problem = format!("cannot read `{}`: it is not prepared", path.display());
-    hinted(problem, format!("run eventctl init-db --db {}", path.display()))
-}
-
-/// How many of our schemas the file has; none where it is another program's.
-fn schema_version(connection: &Connection) -> rusqlite::Result<Option<usize>> {
-    // What marks the file is read last: another process that is making the tables commits all of this at once.
-    let objects: usize = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let application_id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let empty = application_id == 0 && version == 0 && objects == 0;
-    Ok((application_id == APPLICATION_ID || empty).then_some(version))
-}
-
-fn check_version(path: &Path, version: Option<usize>) -> anyhow::Result<()> {
-    let version = version.ok_or_else(|| not_ours(path))?;
-    schema::check_not_too_new(path.display(), version, SCHEMAS.len())
-}
-
-/// Repeats what another process is in the way of.
-///
-/// SQLite itself does not wait where two connections turn on its log at the same time.
-fn patiently<T>(mut step: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-    let deadline = Instant::now() + BUSY_TIMEOUT;
-    loop {
-        match step() {
-            Err(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && Instant::now() < deadline =>
-            {
-                thread::sleep(BUSY_PAUSE);
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Turns on durable commits and applies the schemas that the file lacks.
-fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
-    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
-    if mode != "wal" || synchronous != 2 {
-        let message = format!("journal mode is `{mode}` and synchronous is {synchronous}, not wal and 2");
-        return Err(rusqlite::Error::ToSqlConversionFailure(message.into()));
-    }
-    // Where fsync does not reach the disk (macOS), this does; elsewhere it changes nothing.
-    connection.pragma_update(None, "fullfsync", true)?;
-    connection.pragma_update(None, "checkpoint_fullfsync", true)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_AFTER_PAGES)?;
-    connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES)?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version = schema_version(&transaction)?.unwrap_or(SCHEMAS.len());
-    for schema in SCHEMAS.iter().skip(version) {
-        transaction.execute_batch(schema)?;
-    }
-    if version < SCHEMAS.len() {
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", SCHEMAS.len())?;
-    }
-    transaction.commit()
 }

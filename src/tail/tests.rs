@@ -2,7 +2,7 @@ use super::*;
 use crate::cli::Command;
 use crate::config::{self, Settings};
 use crate::core::timestamp::Timestamp;
-use crate::store::backend::{Delivery, Page, Statistics, StoreSize};
+use crate::store::backend::{AlertOutcome, Delivery, Page, Statistics, StoreSize};
 
 /// A store whose reads fail as told.
 struct Failing {
@@ -52,7 +52,7 @@ impl Reader for Failing {
         unimplemented!()
     }
 
-    fn is_delivered(&mut self, _: i64) -> Result<bool, StoreError> {
+    fn alert_outcome(&mut self, _: i64) -> Result<AlertOutcome, StoreError> {
         unimplemented!()
     }
 }

@@ -1,5 +1,7 @@
 //! `eventctl init-db`: makes a store, and touches nothing that is not one.
 
+mod copying;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

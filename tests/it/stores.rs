@@ -1,5 +1,6 @@
 //! What every store does alike, whichever database it is.
 
+mod backups;
 mod claims;
 mod conflicts;
 mod connecting;
