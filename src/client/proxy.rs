@@ -157,3 +157,18 @@ impl<S: Write + Unpin> Write for Proxied<S> {
         Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_behind_a_tunnel_is_not_told_the_password_of_the_proxy() {
+        let matcher = Matcher::builder().all("http://user:secret@proxy.example:3128").build();
+        let proxies = Proxies(Arc::new(matcher));
+        let authorization = |destination: &'static str| proxies.authorization(&Uri::from_static(destination));
+        assert!(authorization("http://events.example/event").is_some(), "the proxy itself reads it");
+        assert_eq!(authorization("https://events.example/event"), None);
+        assert_eq!(authorization("http://localhost/event"), None);
+    }
+}
