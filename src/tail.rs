@@ -5,10 +5,12 @@ mod remote;
 mod stats;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::process;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, poll};
 use tracing::{info, warn};
 
 use self::printer::Printer;
@@ -66,9 +68,24 @@ pub fn run(options: &TailOptions) -> anyhow::Result<()> {
     let shown = tail.show().with_context(|| format!("cannot show `{name}`"));
     tail.source.explain(shown)?;
     if options.follow {
+        end_with_the_reader()?;
         let followed = tail.follow().with_context(|| format!("cannot follow `{name}`"));
         tail.source.explain(followed)?;
     }
+    Ok(())
+}
+
+/// Ends the process when nobody reads its output any more, as `head` does once it has enough: no event may come whose
+/// printing would show it.
+fn end_with_the_reader() -> anyhow::Result<()> {
+    let watch = || {
+        // Without an event to wait for, errors and the end of a pipe alone are told.
+        let stdout = io::stdout();
+        let mut output = [PollFd::new(&stdout, PollFlags::empty())];
+        while poll(&mut output, None).is_err() {}
+        process::exit(0);
+    };
+    thread::Builder::new().name("reader".to_owned()).spawn(watch).context("cannot start a thread")?;
     Ok(())
 }
 

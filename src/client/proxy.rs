@@ -3,6 +3,7 @@
 //! Requests over https go through a tunnel (CONNECT), so that the proxy does not see them; requests over http are sent to the
 //! proxy, which forwards them. What is on this machine is never asked through a proxy.
 
+use std::env;
 use std::fmt::Display;
 use std::io;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use tower_service::Service;
+use tracing::warn;
 
 use crate::core::network::is_this_machine;
 
@@ -25,6 +27,7 @@ pub struct Proxies(Arc<Matcher>);
 
 impl Proxies {
     pub fn from_environment() -> Proxies {
+        warn_of_unusable_variables();
         Proxies(Arc::new(Matcher::from_env()))
     }
 
@@ -38,6 +41,19 @@ impl Proxies {
     pub fn authorization(&self, destination: &Uri) -> Option<HeaderValue> {
         let is_forwarded = destination.scheme_str() == Some("http");
         self.of(destination).filter(|_| is_forwarded)?.basic_auth().cloned()
+    }
+}
+
+/// The matcher passes over what it cannot read, and requests would go past the proxy without a word.
+fn warn_of_unusable_variables() {
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { continue };
+        // The value may hold a password.
+        let matcher = value.to_str().map(|value| Matcher::builder().all(value).build());
+        let probe = Uri::from_static("http://destination.example");
+        if matcher.is_none_or(|matcher| matcher.intercept(&probe).is_none()) {
+            warn!("`{name}` is passed over: expected a proxy such as `http://proxy.example:3128`");
+        }
     }
 }
 

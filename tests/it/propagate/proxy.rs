@@ -112,4 +112,8 @@ fn what_is_on_this_machine_or_excepted_is_not_asked_through_a_proxy() {
     let error = unknown.responses[0]["error"].as_str().unwrap().to_owned();
     assert!(error.contains("unsupported proxy scheme `socks5`"), "{error}");
     assert_eq!(receiver.arrivals().len(), 9);
+    // What is no proxy is said to be passed over, without its value.
+    let endpoint = receiver.url("/event");
+    let unusable = send(directory.path(), &endpoint, &[("HTTP_PROXY", "garbage://user:secret@x")]);
+    assert!(unusable.stderr.contains("`HTTP_PROXY` is passed over") && !unusable.stderr.contains("secret"));
 }
