@@ -49,7 +49,7 @@ struct Found {
 impl Follower {
     /// A client that has everything up to a position.
     pub fn new(seat: Seat, store: Store, position: i64, slot: Arc<Slot>) -> Follower {
-        let epoch = seat.horizon.borrow().epoch;
+        let epoch = seat.epoch;
         Follower {
             seat,
             store,

@@ -155,7 +155,8 @@ impl Hub {
         let lane = hub.enter_lane(filter);
         hub.open.inc();
         hub.bell.notify_one();
-        Ok(Seat { hub: Arc::clone(hub), lane, horizon, _permit: permit })
+        let epoch = horizon.borrow().epoch;
+        Ok(Seat { hub: Arc::clone(hub), lane, horizon, epoch, _permit: permit })
     }
 
     fn enter_lane(&self, filter: Option<Glob>) -> Arc<Lane> {
@@ -314,6 +315,9 @@ pub struct Seat {
     pub hub: Arc<Hub>,
     pub lane: Arc<Lane>,
     pub horizon: watch::Receiver<Horizon>,
+    /// The one in which the seat was taken: positions that are read from the store behind it are of this epoch or a later
+    /// one, so that a store that is replaced meanwhile is noticed.
+    pub epoch: u64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -466,6 +470,7 @@ mod tests {
         hub.look(&mut Types::of("new", 1)).unwrap();
         let horizon = *hub.horizon.borrow();
         assert_eq!((horizon.head, horizon.epoch), (1, 1));
+        assert_eq!(seat.epoch, 0, "what was read before it is of the store from before");
         assert!(matches!(seat.lane.next(0), Next::NotHeld) && matches!(seat.lane.next(2), Next::Nothing));
         assert_eq!(hub.ring.lock().unwrap().bytes, 0);
         hub.look(&mut Types::of("new", 3)).unwrap();
