@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::util::Consume;
 use crate::util::http::{Response, event};
+use crate::util::{Consume, wait_until};
 
 use super::tls::Secured;
 use super::tokens::{
@@ -358,8 +358,13 @@ fn behind_a_trusted_proxy_each_client_guesses_for_itself() {
         assert_refused(&try_for(address(2), &format!("203.0.113.{number}"), "wrong"), "invalid_grant");
     }
     assert_too_many(&try_for(address(2), "203.0.113.99", "wrong"));
-    let mut logged = server.process.stderr().lines().map(str::to_owned).collect::<Vec<_>>();
-    logged.retain(|line| line.contains("/token"));
+    // The log is written behind the answers.
+    let logged = wait_until(|| {
+        let stderr = server.process.stderr();
+        let logged: Vec<String> =
+            stderr.lines().filter(|line| line.contains("/token")).map(str::to_owned).collect();
+        (logged.len() > 2 * usize::from(BURST) + 2).then_some(logged)
+    });
     let count = |client: &str| logged.iter().filter(|line| line.contains(&format!("\"{client}\""))).count();
     assert_eq!((count("203.0.113.7"), count("203.0.113.8"), count("127.0.9.1")), (11, 1, 0), "{logged:#?}");
     assert_eq!(count("127.0.9.2"), 11, "{logged:#?}");

@@ -145,7 +145,8 @@ fn resets_that_the_server_is_made_to_send_end_the_connection() {
                 .flat_map(|stream| [open_head(stream), window_update(stream, (1 << 31) - 1)].concat())
                 .collect()
         });
-        assert!(sent < 200, "{} resets were sent", sent * 20);
+        // The limit is 1024; what the sockets hold beyond it depends on how busy the machine is.
+        assert!(sent < 1000, "{} resets were sent", sent * 20);
     });
     assert_eq!(stored, 0);
 }
