@@ -368,7 +368,8 @@ fn text_from_outside_stays_in_its_line() {
         command.args(["tail", "--follow", "--log-format", format, "--db", HOSTILE]).stdout(Stdio::piped());
         let mut follower = Process::start(&mut command);
         // It has the store open.
-        follower.child().stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+        let mut stdout = follower.child().stdout.take().unwrap();
+        stdout.read_exact(&mut [0; 10]).unwrap();
         for entry in std::fs::read_dir(directory.path()).unwrap() {
             std::fs::remove_file(entry.unwrap().path()).unwrap();
         }

@@ -163,7 +163,7 @@ fn guesses_that_are_not_waited_for_count_as_well() {
     for _ in 0..3 * BURST {
         server.connect_from(address(1)).send(head.as_bytes()).unwrap();
     }
-    crate::util::wait_until(|| {
+    wait_until(|| {
         let response = try_from(&server, address(1), USERNAME, "wrong");
         (response.status == 429).then(|| assert_too_many(&response))
     });
@@ -216,7 +216,7 @@ fn guesses_do_not_keep_events_waiting() {
                 }
             });
         }
-        crate::util::wait_until(|| (guesses.load(Ordering::Relaxed) > GUESSERS.into()).then_some(()));
+        wait_until(|| (guesses.load(Ordering::Relaxed) > GUESSERS.into()).then_some(()));
         let mut connection = server.connect();
         let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
         for number in 0..EVENTS {
@@ -254,7 +254,7 @@ fn logins_that_nobody_waits_for_are_no_guesses() {
     while frames.receive().map(|frame| (frame.kind, frame.flags)).unwrap() != (PING, ACK) {}
     drop(frames);
     // Checked one after the other, and none of them wrong: not one counts once the connection is gone.
-    crate::util::wait_until(|| {
+    wait_until(|| {
         let headers = [("Content-Type", "application/x-www-form-urlencoded")];
         let response = secured.http1().request("POST", "/token", &headers, form.as_bytes());
         (response.status != 503).then(|| tokens_of(&response))
