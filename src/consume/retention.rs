@@ -142,7 +142,7 @@ impl Retention {
                 Some(ClockChange::Stepped(step)) => warn!(
                     "the wall clock has jumped {} by {}: nothing is deleted by age until it has held for {}",
                     if step < 0 { "back" } else { "forward" },
-                    in_units(Duration::from_micros(step.unsigned_abs())),
+                    in_units(Duration::from_secs((step.unsigned_abs() + 500_000) / 1_000_000)),
                     in_units(HOLD)
                 ),
                 Some(ClockChange::Believed) => {

@@ -64,8 +64,10 @@ fn events_go_through_the_proxy_that_the_environment_names() {
     let proxy = Proxy::start(directory.path());
     let (url, wrong) = (proxy.url(), format!("http://user:wrong@{}", proxy.address));
 
-    // Forwarded: the proxy sees the request, and its password goes no further.
-    let receiver = Receiver::start(|_, _| Reply::created());
+    // Forwarded: the proxy sees the request, and its password goes no further. It asks receivers to close the connection,
+    // and passes on unseen what else comes on one that is kept.
+    let response = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let receiver = Receiver::start(|_, _| Reply::SendAndClose(response.to_owned()));
     let endpoint = format!("http://{ELSEWHERE}:{}/event", receiver.address.port());
     send(directory.path(), &endpoint, &[("http_proxy", &url)]).check(0, [3, 0, 0]);
     let arrivals = receiver.arrivals();
