@@ -517,7 +517,7 @@ pub struct AccessOptions {
     pub allowed_host: Vec<HostName>,
 
     /// Let pages of this origin read and write, repeatable (CORS):
-    /// https://dashboard.example.com
+    /// `https://dashboard.example.com`
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub allow_origin: Vec<Origin>,
 }

@@ -74,7 +74,7 @@ pub fn server_config(identity: Identity, client_authorities: Option<&Path>) -> a
 /// Whom a client trusts.
 #[derive(Debug, Clone, Copy)]
 pub enum Trust<'a> {
-    /// The public certificate authorities, see [`public_authorities`].
+    /// The public certificate authorities: the system's, or Mozilla's, built in, where it has none.
     Web,
     /// The same, and those in a PEM file.
     WebAnd(&'a Path),

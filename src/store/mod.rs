@@ -378,7 +378,7 @@ impl Store {
 
     /// Runs a read on a connection of its own. The result stays within its reservation while it is in use.
     ///
-    /// Dropping the future cancels the read. It keeps its place among [`READERS`] until it has stopped.
+    /// Dropping the future cancels the read. It keeps its place among `READERS` until it has stopped.
     ///
     /// # Errors
     /// Why there is no result.
