@@ -218,11 +218,10 @@ fn the_format_is_the_one_that_is_accepted() {
         assert_eq!(response.header("vary"), Some("Accept"));
         assert_eq!(response.text().ends_with("# EOF\n"), open, "{accept:?}");
     }
-    // The samples are the same.
+    // The samples are the same; the values of some may change between the two.
     let samples = both_formats(address).map(|text| {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        let kept = lines.filter(|line| !line.contains("size_bytes") && !line.contains("connections"));
-        kept.map(str::to_owned).collect::<Vec<_>>()
+        lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect::<Vec<_>>()
     });
     assert!(samples[0].len() > 10);
     assert_eq!(samples[0], samples[1]);
