@@ -11,14 +11,14 @@ use serde_saphyr::{Location, NonFiniteFloatPolicy, Spanned};
 use super::dotenv::Dotenv;
 use super::redact::redacted_name;
 use crate::core::hint::hinted;
-use crate::core::text::without_line_end;
+use crate::core::text::{str_without_byte_order_mark, without_line_end};
 
 /// What the file holds: by section and key. A section without keys is empty.
 pub(super) type Sections = BTreeMap<String, BTreeMap<String, Value>>;
 
 /// Reads the text of a file.
 pub(super) fn parse(text: &str) -> Result<Sections, serde_saphyr::Error> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = str_without_byte_order_mark(text);
     let options = serde_saphyr::options! { non_finite_float_policy: NonFiniteFloatPolicy::PassThrough };
     type Parsed = Option<BTreeMap<String, Option<BTreeMap<String, Spanned<Node>>>>>;
     let sections: Parsed = serde_saphyr::from_str_with_options(text, options)?;

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
-use super::text::excerpt;
+use super::text::{excerpt, str_without_byte_order_mark};
 use super::timestamp::Timestamp;
 
 /// The longest event type, in characters.
@@ -115,7 +115,7 @@ impl Event {
     /// # Errors
     /// Everything that is wrong with it, each pointer starting with the position among the events.
     pub fn parse_lines(bytes: &[u8]) -> Result<Vec<Event>, ParseError> {
-        let text = without_mark(as_utf8(bytes)?);
+        let text = str_without_byte_order_mark(as_utf8(bytes)?);
         let mut events = Vec::new();
         let mut refusal = Refusal::default();
         let lines = text.split('\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
@@ -175,14 +175,9 @@ fn as_utf8(bytes: &[u8]) -> Result<&str, ParseError> {
 
 /// Reads JSON after checking its encoding, because serde_json does not check what it skips.
 fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ParseError> {
-    let text = without_mark(as_utf8(bytes)?);
+    let text = str_without_byte_order_mark(as_utf8(bytes)?);
     serde_json::from_str(text)
         .map_err(|error| second_value(text, &error).unwrap_or_else(|| ParseError::Syntax(error.to_string())))
-}
-
-/// RFC 8259, section 8.1.
-fn without_mark(text: &str) -> &str {
-    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// Where another value begins behind the first, if that is what an error is about.

@@ -12,7 +12,7 @@ use rustix::process::{Uid, geteuid};
 use zeroize::Zeroizing;
 
 use super::hint::{Hint, hinted};
-use super::text::without_line_end;
+use super::text::{str_without_byte_order_mark, without_line_end};
 
 /// The largest file that is read as a secret: a key with a long chain of certificates has some KiB.
 const FILE_LIMIT_BYTES: u64 = 256 << 10;
@@ -74,7 +74,7 @@ impl FromStr for Secret {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Secret, String> {
-        let text = without_line_end(text.strip_prefix('\u{feff}').unwrap_or(text));
+        let text = without_line_end(str_without_byte_order_mark(text));
         if text.is_empty() {
             return Err("expected a secret, got nothing".to_owned());
         }

@@ -17,6 +17,11 @@ pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
+/// The same for text.
+pub fn str_without_byte_order_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 /// Whether a character could do more to a terminal than appear on it: C0, DEL, C1, direction marks and
 /// overrides, line and paragraph separators.
 pub fn is_unsafe(character: char) -> bool {

@@ -443,6 +443,18 @@ fn the_authorities_of_clients_are_read_again_too() {
 
 // The end.
 
+/// Sends the headers of an event on the first stream, whose body is to follow.
+fn begin_post(http2: &mut Frames) {
+    let head = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":path", "/event"),
+        (":authority", "test"),
+        ("content-type", "application/json"),
+    ];
+    http2.send(&frame(HEADERS, END_HEADERS, 1, &fields(&head))).unwrap();
+}
+
 #[test]
 fn sigterm_lets_requests_in_flight_finish() {
     let mut secured =
@@ -458,14 +470,7 @@ fn sigterm_lets_requests_in_flight_finish() {
     assert_eq!(http1.receive().unwrap().status, 100);
     http1.send(first).unwrap();
     let mut http2 = Frames::open(&secured.client, secured.server.address);
-    let head = [
-        (":method", "POST"),
-        (":scheme", "https"),
-        (":path", "/event"),
-        (":authority", "test"),
-        ("content-type", "application/json"),
-    ];
-    http2.send(&frame(HEADERS, END_HEADERS, 1, &fields(&head))).unwrap();
+    begin_post(&mut http2);
     http2.send(&frame(DATA, 0, 1, first)).unwrap();
     // Answered on the same connection: the head before was read.
     let get = [(":method", "GET"), (":scheme", "https"), (":path", "/health"), (":authority", "test")];
@@ -498,14 +503,7 @@ fn sigterm_lets_requests_in_flight_finish() {
 fn a_stream_that_never_finishes_is_cut_at_the_drain_timeout() {
     let mut secured = Secured::start(&["--drain-timeout", "500ms", "--body-timeout", "1h"]);
     let mut http2 = Frames::open(&secured.client, secured.server.address);
-    let head = [
-        (":method", "POST"),
-        (":scheme", "https"),
-        (":path", "/event"),
-        (":authority", "test"),
-        ("content-type", "application/json"),
-    ];
-    http2.send(&frame(HEADERS, END_HEADERS, 1, &fields(&head))).unwrap();
+    begin_post(&mut http2);
     let get = [(":method", "GET"), (":scheme", "https"), (":path", "/health"), (":authority", "test")];
     http2.send_head(3, END_STREAM, &get).unwrap();
     assert_eq!(http2.outcome(3).status(), Some(200));
