@@ -1,14 +1,14 @@
 #!/bin/sh
-# Builds eventctl, receives events on a fresh SQLite file, sends some from events.json, shows what was
-# stored, and stops cleanly. Exits non-zero if anything goes wrong. With the path of an eventctl it builds none.
+# Builds eventctl, receives events into a fresh SQLite file, sends those of events.json, shows what was stored, and
+# stops cleanly. Exits non-zero if anything goes wrong. Given the path of an eventctl, it builds none.
 set -eu
 
 eventctl=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.."
 if [ -z "$eventctl" ]; then
-    echo "== cargo build (the first one takes some minutes; cargo test uses the same dependencies again)"
-    # Cargo knows where it puts the program: CARGO_TARGET_DIR or a configuration may name another folder.
-    eventctl=$(cargo build --bin eventctl --message-format=json-render-diagnostics |
+    echo "== building eventctl: a debug build, which takes some minutes the first time; cargo test reuses it"
+    # Cargo knows where it puts the program: CARGO_TARGET_DIR or build.target-dir may name another folder.
+    eventctl=$(cargo build --locked --bin eventctl --message-format=json-render-diagnostics |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
     [ -x "$eventctl" ] || { echo "cargo has not built eventctl" >&2; exit 1; }
     echo
@@ -23,7 +23,7 @@ finish() {
 trap finish EXIT
 trap 'exit 1' INT TERM
 
-echo "== eventctl consume, on a free port and a fresh store"
+echo "== eventctl consume: receives on a free port, and stores in a temporary folder"
 "$eventctl" consume --port 0 --db "$directory/events.db" 2>"$directory/consume.log" &
 consume=$!
 url=
@@ -37,7 +37,7 @@ done
 echo "listening on $url"
 
 echo
-echo "== eventctl propagate, every event of events.json once, ten a second"
+echo "== eventctl propagate: sends every event of events.json once, ten a second"
 # One event of the file is invalid on purpose, to show that it is refused: exit status 3 says so.
 status=0
 "$eventctl" propagate --endpoint "$url/event" --health "$url/ready" --file events.json \
@@ -45,14 +45,21 @@ status=0
 [ "$status" -eq 3 ] || { echo "propagate: exit status $status, expected 3" >&2; exit 1; }
 
 echo
-echo "== eventctl tail"
+echo "== eventctl tail: shows what is stored"
 "$eventctl" tail --db "$directory/events.db"
 stored=$("$eventctl" tail --db "$directory/events.db" -n all -o json | wc -l)
 [ "$stored" -eq 7 ] || { echo "$stored events are stored, expected 7" >&2; exit 1; }
 
 echo
-echo "== stopping"
+echo "== SIGTERM: consume finishes what is in flight, and stops"
 kill "$consume"
 wait "$consume" || { echo "consume: exit status $?, expected 0" >&2; exit 1; }
 consume=
-echo "consume has drained and stopped: 7 events sent and stored, the invalid one refused"
+echo "7 events sent and stored, the invalid one refused"
+
+program=${eventctl#"$PWD"/}
+echo
+echo "next: $program consume      and open http://127.0.0.1:8000/ for the live page"
+echo "next: $program propagate    in another terminal, sends an event every five seconds"
+echo "next: $program tail -f      in a third one, shows them as they are stored"
+echo "next: README.md explains the rest"

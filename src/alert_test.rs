@@ -1,26 +1,55 @@
-//! `eventctl alert-test`: sends a sample to each channel, or has alerts sent again that were given up.
+//! `eventctl alert-test`: sends a sample to each channel, or queues failed alerts again.
 
 use std::io::{self, Write};
+use std::str::FromStr;
 
 use anyhow::Context;
 
-use crate::alert::{Alerts, Failure};
-use crate::cli::{AlertTestOptions, Resend};
-use crate::core::hint::hinted;
+use crate::alert::{AlertSettings, Alerts};
 use crate::core::text::printable;
+use crate::error::hinted;
 use crate::store::{self, StoreLocation};
 
-/// Sends the sample, and says what became of it.
-///
+#[derive(Debug)]
+pub enum Settings {
+    /// Send a sample to each channel.
+    Sample { event_type: String, payload: String, alerts: AlertSettings },
+    /// Queue failed alerts again, for a `consume` to send.
+    Resend { db: StoreLocation, which: Resend },
+}
+
+/// The failed alerts to queue again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resend {
+    All,
+    /// Those of the event with this id.
+    Event(i64),
+}
+
+impl FromStr for Resend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Resend, String> {
+        match text.parse() {
+            _ if text == "all" => Ok(Resend::All),
+            Ok(id @ 1..) => Ok(Resend::Event(id)),
+            _ => Err("expected the id of an event, or `all`".to_owned()),
+        }
+    }
+}
+
 /// # Errors
 /// A setting cannot be used, there is no channel, or one of them did not take the sample.
-pub fn run(options: AlertTestOptions) -> anyhow::Result<()> {
-    let AlertTestOptions { event_type, payload, alerts, resend, db, .. } = options;
-    if let Some(which) = resend {
-        return send_again(&db, which);
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    match settings {
+        Settings::Sample { event_type, payload, alerts } => send_sample(&event_type, &payload, alerts),
+        Settings::Resend { db, which } => resend(&db, which),
     }
-    let alerts = Alerts::new(alerts.into_settings()?)?;
-    if alerts.channels().next().is_none() {
+}
+
+fn send_sample(event_type: &str, payload: &str, alerts: AlertSettings) -> anyhow::Result<()> {
+    let alerts = Alerts::new(alerts)?;
+    if alerts.channels().is_empty() {
         return Err(hinted("there is no channel to test", "give --alert mailto:ops@example.com or the like"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -29,12 +58,12 @@ pub fn run(options: AlertTestOptions) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let mut output = io::stdout().lock();
     let mut failures = 0;
-    for (channel, sent) in runtime.block_on(alerts.test(&event_type, &payload)) {
+    for (channel, sent) in runtime.block_on(alerts.test(event_type, payload)) {
         match sent {
             Ok(()) => writeln!(output, "{channel}: sent")?,
-            Err(Failure::Transient { reason, .. } | Failure::Permanent { reason }) => {
+            Err(error) => {
                 failures += 1;
-                writeln!(output, "{channel}: {reason}")?;
+                writeln!(output, "{channel}: {error}")?;
             }
         }
     }
@@ -45,8 +74,7 @@ pub fn run(options: AlertTestOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts alerts back into the outbox, for a `consume` to send.
-fn send_again(db: &StoreLocation, which: Resend) -> anyhow::Result<()> {
+fn resend(db: &StoreLocation, which: Resend) -> anyhow::Result<()> {
     let event_id = if let Resend::Event(id) = which { Some(id) } else { None };
     let resent = store::resend(db, event_id).with_context(|| format!("cannot use `{db}`"))?;
     let mut output = io::stdout().lock();
@@ -61,6 +89,10 @@ fn send_again(db: &StoreLocation, which: Resend) -> anyhow::Result<()> {
             format!("no alert of event {id} that was given up can be sent again"),
             "see which were given up with eventctl tail --alerts -n all",
         )),
+        Resend::All if resent.pending.is_empty() && resent.without_event.is_empty() => {
+            eprintln!("no alert was given up: there is nothing to send again");
+            Ok(())
+        }
         _ => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Metrics as text, in the format that a scraper accepts; and served over HTTP on an address of their own.
+//! Metrics as text in the format that a scraper accepts, and an HTTP server for `--metrics`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,33 +20,31 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
-use crate::core::hint::Hint;
 use crate::core::negotiation::{weight_of, weights};
+use crate::error::Hint;
 
-/// Connections that are served at once; further ones wait.
+/// At most this many connections are served at once; others wait.
 const CONNECTIONS: usize = 16;
 
-/// How long a connection may last.
-const CONNECTION_TIME: Duration = Duration::from_secs(30);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a client may take to send a head.
-const HEADER_TIME: Duration = Duration::from_secs(10);
+/// For a client to send the headers of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait when no connection can be accepted.
+/// The pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Prometheus' text format 0.0.4, which `promtool` and pushgateways read.
+    /// Text format 0.0.4, which `promtool` and pushgateways read.
     Prometheus,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
 }
 
 impl Format {
-    /// OpenMetrics where a scraper names it and likes it no less than plain text, as Prometheus itself does; else the
-    /// format that all read.
+    /// OpenMetrics if the scraper accepts it and prefers no plain text, as Prometheus does; otherwise the format that all
+    /// scrapers read.
     pub fn accepted(headers: &HeaderMap) -> Format {
         let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let weights: Vec<(&str, f32)> = weights(ranges).collect();
@@ -55,7 +53,6 @@ impl Format {
         if open > 0.0 && open >= plain { Format::OpenMetrics } else { Format::Prometheus }
     }
 
-    /// What its specification calls it.
     pub fn content_type(self) -> &'static str {
         match self {
             Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
@@ -64,7 +61,6 @@ impl Format {
     }
 }
 
-/// All that is registered, as text.
 pub fn text_of(registry: &Registry, format: Format) -> String {
     let mut text = String::new();
     encode(&mut text, registry).expect("memory takes all text");
@@ -74,8 +70,8 @@ pub fn text_of(registry: &Registry, format: Format) -> String {
     }
 }
 
-/// The same metrics in Prometheus' older format: counters and infos are named by their samples, and there are neither units
-/// nor a mark of the end.
+/// OpenMetrics converted to Prometheus' older format: counters and infos are named by their samples, and there are neither
+/// units nor an end marker.
 fn prometheus_text(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;
@@ -107,10 +103,7 @@ fn prometheus_text(open_metrics: &str) -> String {
     text
 }
 
-/// Listens on an address such as `127.0.0.1:9100`, and says where.
-///
-/// # Errors
-/// The address cannot be listened on.
+/// Listens on an address such as `127.0.0.1:9100`, and logs the URL.
 pub async fn listen(address: &str) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address)
         .await
@@ -123,21 +116,21 @@ pub async fn listen(address: &str) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves `GET /metrics` for as long as it is polled; `expose` gives the text.
+/// Serves `GET /metrics`; `expose` makes the text.
 pub async fn serve<F: Future<Output = String> + Send + 'static>(
     listener: TcpListener,
     expose: impl Fn(Format) -> F + Clone + Send + Sync + 'static,
-) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+) -> Infallible {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
+        let permit = Arc::clone(&permits).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 let expose = expose.clone();
                 connections.spawn(async move {
-                    let _ = timeout(CONNECTION_TIME, serve_connection(stream, expose)).await;
-                    drop(place);
+                    let _permit = permit;
+                    let _ = timeout(CONNECTION_TIMEOUT, serve_connection(stream, expose)).await;
                 });
             }
             Err(_) => sleep(ACCEPT_PAUSE).await,
@@ -151,10 +144,10 @@ async fn serve_connection<F: Future<Output = String>>(stream: TcpStream, expose:
         let expose = &expose;
         async move { Ok::<_, Infallible>(answer(&request, expose).await) }
     });
-    // How a client ends its connection is its own affair.
+    // An error of a connection is its client's affair.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }

@@ -1,22 +1,32 @@
-//! `eventctl init-db`: prepares a store, and changes nothing where it is prepared; or makes one as a copy of another.
+//! `eventctl init-db`: makes or upgrades a store, or makes one as a copy of another.
 
-use crate::cli::InitDbOptions;
-use crate::store;
+use crate::store::{self, Copied, StoreLocation};
 
-/// Makes or upgrades the store, or copies another.
+#[derive(Debug)]
+pub struct Settings {
+    pub db: StoreLocation,
+    pub from: Option<StoreLocation>,
+}
+
+/// Changes nothing in a store that is up to date.
 ///
 /// # Errors
-/// Why it cannot be made or used.
-pub fn run(options: &InitDbOptions) -> anyhow::Result<()> {
-    if let Some(warning) = options.db.warning() {
+/// The store cannot be made or used.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    let Settings { db, from } = settings;
+    if let Some(warning) = db.warning() {
         eprintln!("warning: {warning}");
     }
-    if let Some(from) = &options.from {
-        store::copy(from, &options.db)?;
-        eprintln!("copied {from} to {}", options.db);
+    if let Some(from) = from {
+        match store::copy(from, db)? {
+            None => eprintln!("copied {from} to {db}"),
+            Some(Copied { events, keys }) => {
+                eprintln!("copied {from} to {db}: {events} events, {keys} idempotency keys");
+            }
+        }
         return Ok(());
     }
-    store::prepare(&options.db)?;
-    eprintln!("prepared {}", options.db);
+    store::prepare(db)?;
+    eprintln!("prepared {db}");
     Ok(())
 }

@@ -1,46 +1,32 @@
-//! Reads the settings, runs the subcommand, and prints an error with its hint.
+//! Parses, runs, and prints an error with its hint.
 
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use eventctl::cli::Command;
-use eventctl::config::{self, Settings};
-use eventctl::core::hint::Hinted;
-use eventctl::propagate::Completion;
-use eventctl::{alert_test, consume, init_db, logging, manual, propagate, shutdown, tail};
-use tracing::warn;
+use eventctl::{Completion, Hinted, Invocation, end_process_1_on_signals, read_settings, run};
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 const INCOMPLETE: u8 = 3;
 
 fn main() -> ExitCode {
-    if let Err(error) = shutdown::end_process_1_on_signals() {
+    if let Err(error) = end_process_1_on_signals() {
         return exit_code(Err(error));
     }
     let arguments: Vec<OsString> = env::args_os().collect();
-    let (command, warnings) = match config::read(&arguments) {
-        Ok(Settings::Run(cli, warnings)) => (cli.command, warnings),
-        Ok(Settings::Print(text)) => return print(&text),
+    match read_settings(&arguments) {
+        Ok(Invocation::Run(cli, warnings)) => exit_code(run(*cli, &warnings)),
+        Ok(Invocation::Print(text)) => print(&text),
         Err(error) => {
             print_error(&error);
-            return ExitCode::from(WRONG_USAGE);
+            ExitCode::from(WRONG_USAGE)
         }
-    };
-    let result = match command.log().map(|settings| logging::start(&settings)).transpose() {
-        // Dropped behind it: the last lines are written before the error is.
-        Ok(_log) => {
-            warnings.iter().for_each(|warning| warn!("{warning}"));
-            run(command)
-        }
-        Err(error) => Err(error),
-    };
-    exit_code(result)
+    }
 }
 
-/// Prints help that was asked for, or help to whoever gives no subcommand.
+/// Prints help or the version. Help because no subcommand was given goes to standard error, as wrong usage.
 fn print(text: &clap::Error) -> ExitCode {
     let printed = text.print();
     if text.use_stderr() {
@@ -49,25 +35,11 @@ fn print(text: &clap::Error) -> ExitCode {
     exit_code(printed.map(|()| Completion::Complete).map_err(Into::into))
 }
 
-fn run(command: Command) -> anyhow::Result<Completion> {
-    shutdown::survive_file_size_limit()?;
-    match command {
-        Command::Consume(options) => consume::run(options)?,
-        Command::Propagate(options) => return propagate::run(options),
-        Command::InitDb(options) => init_db::run(&options)?,
-        Command::Tail(options) => tail::run(&options)?,
-        Command::AlertTest(options) => alert_test::run(options)?,
-        Command::Completions(options) => manual::print_completions(&options)?,
-        Command::Man(options) => manual::print_page(&options)?,
-    }
-    Ok(Completion::Complete)
-}
-
 fn exit_code(result: anyhow::Result<Completion>) -> ExitCode {
     match result {
         Ok(Completion::Complete) => ExitCode::SUCCESS,
         Ok(Completion::Incomplete) => ExitCode::from(INCOMPLETE),
-        // Whoever reads our output has seen enough.
+        // The reader of our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             print_error(&error);
@@ -86,6 +58,6 @@ fn print_error(error: &anyhow::Error) {
     if let Some(hint) = Hinted::find(error) {
         text += &format!("hint: {hint}\n");
     }
-    // Where nobody reads it, the exit code has to say it.
+    // If standard error is closed, the exit code must do.
     let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGHUP, for subcommands that finish what they began, and for process 1; and a signal that ends none.
+//! Signals: SIGTERM, SIGINT and SIGHUP for a graceful shutdown, also of process 1; and SIGXFSZ, which is survived.
 
 use std::fmt;
 use std::fs;
@@ -11,20 +11,18 @@ use rustix::process::Signal as Number;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Whether a subcommand waits for the signals itself.
+/// Whether a subcommand handles the signals itself.
 static LISTENING: AtomicBool = AtomicBool::new(false);
 
-/// What a shell adds to the number of a signal to make the exit status of the process that it ended.
+/// A shell reports a process that a signal has ended with this plus the signal's number.
 const SIGNAL_STATUS: i32 = 128;
 
 /// A signal that asks the process to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopSignal {
-    /// SIGTERM.
     Terminate,
-    /// SIGINT, as Ctrl-C sends it.
     Interrupt,
-    /// SIGHUP: the terminal is gone.
+    /// SIGHUP: the terminal was closed.
     Hangup,
 }
 
@@ -38,7 +36,7 @@ impl StopSignal {
     }
 
     fn listen(self) -> anyhow::Result<Signal> {
-        signal(self.kind()).with_context(|| format!("cannot listen for {self}"))
+        signal(self.kind()).with_context(|| format!("cannot handle {self}"))
     }
 }
 
@@ -52,20 +50,17 @@ impl fmt::Display for StopSignal {
     }
 }
 
-/// Lets a write beyond the limit of file sizes (`ulimit -f`) fail as one to a full disk does, instead of ending the
-/// process by SIGXFSZ.
-///
-/// # Errors
-/// The system refuses to.
+/// Makes a write above the file size limit (`ulimit -f`) fail like a write to a full disk, instead of ending the
+/// process with SIGXFSZ.
 pub fn survive_file_size_limit() -> anyhow::Result<()> {
-    let refused = "cannot listen for SIGXFSZ";
-    let signals = runtime::Builder::new_current_thread().enable_io().build().context(refused)?;
-    let _entered = signals.enter();
+    let failed = "cannot handle SIGXFSZ";
+    let runtime = runtime::Builder::new_current_thread().enable_io().build().context(failed)?;
+    let _entered = runtime.enter();
     // The handler outlives its listener and the runtime.
-    signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(drop).context(refused)
+    signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(drop).context(failed)
 }
 
-/// The signals that ask the process to stop.
+/// Handlers of the signals that ask the process to stop.
 pub struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
@@ -73,10 +68,6 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Takes SIGTERM and SIGINT over from their default, which is to die at once.
-    ///
-    /// # Errors
-    /// The system refuses to.
     pub fn listen() -> anyhow::Result<Shutdown> {
         let shutdown = Shutdown {
             terminate: StopSignal::Terminate.listen()?,
@@ -87,16 +78,13 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// The same, and SIGHUP, unless whoever started the process has it ignored, as nohup does.
-    ///
-    /// # Errors
-    /// The system refuses to.
+    /// Also handles SIGHUP, unless the process was started with it ignored, as `nohup` does.
     pub fn listen_with_hangup() -> anyhow::Result<Shutdown> {
         let hangup = if hangup_is_ignored() { None } else { Some(StopSignal::Hangup.listen()?) };
         Ok(Shutdown { hangup, ..Shutdown::listen()? })
     }
 
-    /// Waits for the next of them: the first asks to finish, a second to hurry.
+    /// Waits for the next signal: the first asks for a graceful shutdown, the second to abort it.
     pub async fn requested(&mut self) -> StopSignal {
         let hangup = async {
             match &mut self.hangup {
@@ -112,7 +100,7 @@ impl Shutdown {
     }
 }
 
-/// Whether the process was started with SIGHUP ignored. Linux says so in a mask of hexadecimal digits.
+/// Whether the process was started with SIGHUP ignored. Linux shows this as a hexadecimal mask.
 fn hangup_is_ignored() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -120,32 +108,28 @@ fn hangup_is_ignored() -> bool {
     mask & (1 << (SignalKind::hangup().as_raw_value() - 1)) != 0
 }
 
-/// Lets the signals end process 1 of a container, for which the kernel has no default: it ignores them.
-///
-/// From the first line on, until a subcommand listens for them itself.
-///
-/// # Errors
-/// The system refuses a thread or a handler.
+/// Makes the signals end process 1 of a container until a subcommand handles them: process 1 ignores every signal
+/// without a handler.
 pub fn end_process_1_on_signals() -> anyhow::Result<()> {
     if process::id() != 1 {
         return Ok(());
     }
-    let waiting = runtime::Builder::new_current_thread().enable_io().build();
-    let waiting = waiting.context("cannot start the runtime")?;
+    let runtime = runtime::Builder::new_current_thread().enable_io().build();
+    let runtime = runtime.context("cannot start the runtime")?;
     let mut shutdown = {
-        let _entered = waiting.enter();
+        let _entered = runtime.enter();
         let shutdown = Shutdown::listen_with_hangup()?;
         LISTENING.store(false, Ordering::Relaxed);
         shutdown
     };
     let wait = move || {
         loop {
-            let asked = waiting.block_on(shutdown.requested());
+            let signal = runtime.block_on(shutdown.requested());
             if !LISTENING.load(Ordering::Relaxed) {
-                process::exit(SIGNAL_STATUS + asked.kind().as_raw_value());
+                process::exit(SIGNAL_STATUS + signal.kind().as_raw_value());
             }
         }
     };
     let thread = thread::Builder::new().name("signals".to_owned()).spawn(wait);
-    thread.map(drop).context("cannot start a thread to wait for signals")
+    thread.map(drop).context("cannot start the thread that waits for signals")
 }

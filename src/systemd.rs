@@ -1,4 +1,7 @@
-//! What a service tells systemd, where it runs under it, and what it gets from it: `sd_notify(3)`, `sd_listen_fds(3)`.
+//! systemd: socket activation (`sd_listen_fds(3)`), readiness and watchdog (`sd_notify(3)`).
+//!
+//! The `sd-notify` crate (0.5) would do the second, but connects to no abstract socket, and blocks while a socket is
+//! full.
 
 use std::env;
 use std::io;
@@ -11,22 +14,17 @@ use listenfd::ListenFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::core::hint::Hint;
+use crate::error::Hint;
 
-/// A socket that systemd listens on until the service does.
+/// A listening socket that systemd has opened.
 pub enum Socket {
-    /// `ListenStream=` with an address.
     Tcp(TcpListener),
-    /// `ListenStream=` with a path.
     Unix(UnixListener),
 }
 
-/// The sockets that systemd has opened for this process.
-///
-/// # Errors
-/// One is none that can be listened on.
+/// The sockets that systemd passes to this process.
 pub fn sockets() -> anyhow::Result<Vec<Socket>> {
-    // The package takes a missing one for ours; `sd_listen_fds` does not.
+    // Unlike `sd_listen_fds`, the crate accepts sockets without a process id.
     if env::var("LISTEN_PID").map_or(true, |process| process.is_empty()) {
         return Ok(Vec::new());
     }
@@ -51,15 +49,14 @@ pub fn sockets() -> anyhow::Result<Vec<Socket>> {
     Ok(sockets.into_iter().flatten().collect())
 }
 
-/// The line to systemd; without one, all that is said is said to nobody.
+/// Notifies systemd; without systemd it does nothing.
 pub struct Supervisor {
     socket: Option<UnixDatagram>,
-    /// When to say next that the service lives, where systemd asks for it.
+    /// When to send the next watchdog notification, if systemd wants them.
     watchdog: Option<Interval>,
 }
 
 impl Supervisor {
-    /// The supervisor that the environment names, if any.
     pub fn from_environment() -> Supervisor {
         let socket = env::var("NOTIFY_SOCKET").ok().and_then(|name| match connect(&name) {
             Ok(socket) => Some(socket),
@@ -69,7 +66,7 @@ impl Supervisor {
             }
         });
         let watchdog = socket.as_ref().and_then(|_| watchdog_time()).map(|time| {
-            // Twice as often as it must be.
+            // Twice as often as required.
             let mut interval = interval((time / 2).max(Duration::from_millis(1)));
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
@@ -77,25 +74,24 @@ impl Supervisor {
         Supervisor { socket, watchdog }
     }
 
-    /// The service takes requests; `status` is shown by `systemctl status`.
+    /// The service accepts requests. `systemctl status` shows the status.
     pub fn ready(&self, status: &str) {
-        self.say(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
+        self.notify(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
     }
 
-    /// The service is about to stop.
     pub fn stopping(&self) {
-        self.say("STOPPING=1");
+        self.notify("STOPPING=1");
     }
 
-    /// Says that the service lives, as often as systemd wants to hear it, for as long as it is polled.
+    /// Waits for the time of the next watchdog notification, and sends it. Call it again and again.
     pub async fn watch(&mut self) {
         let Some(watchdog) = &mut self.watchdog else { return std::future::pending().await };
         watchdog.tick().await;
-        self.say("WATCHDOG=1");
+        self.notify("WATCHDOG=1");
     }
 
-    fn say(&self, text: &str) {
-        // Whoever does not listen any more has its own way to see how we are.
+    fn notify(&self, text: &str) {
+        // If this fails, systemd has gone or is overloaded; a missed watchdog notification shows there.
         let _ = self.socket.as_ref().map(|socket| socket.send(text.as_bytes()));
     }
 }
@@ -114,7 +110,7 @@ fn connect(name: &str) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// How long systemd waits for a sign of life of this process.
+/// The watchdog timeout, if it is for this process.
 fn watchdog_time() -> Option<Duration> {
     let microseconds: u64 = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
     let process = env::var("WATCHDOG_PID").ok();

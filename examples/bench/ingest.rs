@@ -160,7 +160,7 @@ fn raw_inserts(path: &Path, time: Duration) -> anyhow::Result<f64> {
 pub fn open_prepared(path: &Path) -> anyhow::Result<Connection> {
     if !path.exists() {
         let location = path.to_str().context("the path is not UTF-8")?.parse().map_err(anyhow::Error::msg)?;
-        eventctl::store::prepare(&location)?;
+        eventctl::testing::prepare(&location)?;
     }
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "synchronous", "FULL")?;

@@ -5,10 +5,10 @@
 //! ```
 //!
 //! Every row is a ratio of two measurements taken in turn, so that a machine whose speed drifts does
-//! not decide it: the median of the pairs counts, and the spread is printed. `EVENTCTL_BENCH_PAIRS`
+//! not decide it: the median of the pairs counts, and the spread is printed. `BENCH_PAIRS`
 //! changes their number (7). Some rows need `wrk` and the `sqlite3` shell on the path; `builds` compares
-//! this build with the one that `EVENTCTL_BENCH_OTHER` names, and `stores` needs the servers of
-//! `.ci/servers` and `pgbench`.
+//! this build with the one that `BENCH_OTHER` names, `stores` and `clusters` need the servers of
+//! `.ci/servers`, and `stores` needs `pgbench`.
 
 mod bare;
 mod ingest;
@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
     if arguments == [bare::ROLE] {
         return bare::serve();
     }
-    let rows: [(&str, Measure); 15] = [
+    let rows: [(&str, Measure); 16] = [
         ("ingest", ingest::measure_throughput),
         ("latency", ingest::measure_latency),
         ("batches", ingest::measure_batches),
@@ -51,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         ("slow", network::measure_slow_clients),
         ("builds", network::measure_builds),
         ("stores", servers::measure),
+        ("clusters", servers::measure_clusters),
     ];
     let unknown = arguments.iter().find(|argument| rows.iter().all(|(name, _)| name != argument));
     if let Some(unknown) = unknown {

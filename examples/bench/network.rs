@@ -13,10 +13,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use eventctl::auth::client::{GrantType, TokenKeeper, TokenRequest};
-use eventctl::auth::grant::Credentials;
-use eventctl::client::HttpClient;
-use eventctl::tls::{Trust, client_config};
+use eventctl::testing::Credentials;
+use eventctl::testing::HttpClient;
+use eventctl::testing::{GrantType, TokenRequest, TokenSource};
+use eventctl::testing::{Trust, client_config};
 use hyper::header::HeaderValue;
 use rcgen::generate_simple_self_signed;
 use tempfile::tempdir;
@@ -39,12 +39,10 @@ const SLOW_CLIENTS: usize = 2000;
 /// How often each of them sends a byte.
 const TRICKLE: Duration = Duration::from_secs(1);
 
-/// This build against another one, in whose place `EVENTCTL_BENCH_OTHER` stands.
+/// This build against another one, in whose place `BENCH_OTHER` stands.
 pub fn measure_builds(table: &mut Table) -> anyhow::Result<()> {
-    let Some(other) = env::var_os("EVENTCTL_BENCH_OTHER").map(PathBuf::from) else {
-        eprintln!(
-            "builds: set EVENTCTL_BENCH_OTHER to another build of eventctl to measure this one against it"
-        );
+    let Some(other) = env::var_os("BENCH_OTHER").map(PathBuf::from) else {
+        eprintln!("builds: set BENCH_OTHER to another build of eventctl to measure this one against it");
         return Ok(());
     };
     let directory = tempdir()?;
@@ -96,7 +94,7 @@ pub fn measure_tls(table: &mut Table) -> anyhow::Result<()> {
         [OsStr::new("--tls-cert"), certificate.as_os_str(), OsStr::new("--tls-key"), key.as_os_str()];
     let encrypted = Server::consume_with(&eventctl()?, &directory.path().join("tls.db"), &arguments)?;
     let open = Server::consume(&directory.path().join("open.db"))?;
-    let config = client_config(Trust::Authorities(&certificate), None)?;
+    let config = client_config(Trust::CaFile(&certificate), None)?;
     let plain = Load::event();
     let over_tls = Load { tls: Some(TlsConnector::from(Arc::new(config))), ..Load::event() };
     table.compare(
@@ -180,7 +178,7 @@ fn private_file(directory: &Path, name: &str, content: &str) -> anyhow::Result<P
 
 fn fetch_token(address: SocketAddr) -> anyhow::Result<HeaderValue> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let http = HttpClient::new(client_config(Trust::Web, None)?, 1, TIME);
+    let http = HttpClient::new(client_config(Trust::PublicCas, None)?, 1, TIME);
     let credentials =
         Credentials { username: "bench".to_owned(), password: PASSWORD.parse().map_err(anyhow::Error::msg)? };
     let request = TokenRequest {
@@ -190,7 +188,7 @@ fn fetch_token(address: SocketAddr) -> anyhow::Result<HeaderValue> {
         scope: None,
         audience: None,
     };
-    let keeper = TokenKeeper::new(http, request);
-    runtime.block_on(keeper.replace(0)).map_err(|error| anyhow::anyhow!("{}", error.reason()))?;
-    keeper.current().0.context("no token")
+    let tokens = TokenSource::new(http, request);
+    runtime.block_on(tokens.replace(0))?;
+    tokens.current().0.context("no token")
 }

@@ -41,9 +41,9 @@ const FROM_ROW: &str = "WITH ids AS (UPDATE last_event SET id = id + $1 RETURNIN
 const FROM_SEQUENCE: &str = "INSERT INTO single (received_at, event_type, event_payload) \
     SELECT $1, event.type, event.payload FROM unnest($2::text[], $3::text[]) AS event (type, payload)";
 
-/// `consume` on PostgreSQL and MariaDB, whose servers `EVENTCTL_TEST_POSTGRES_URL` and `EVENTCTL_TEST_MYSQL_URL` name.
+/// `consume` on PostgreSQL and MariaDB, whose servers `TEST_POSTGRES_URL` and `TEST_MYSQL_URL` name.
 pub fn measure(table: &mut Table) -> anyhow::Result<()> {
-    let urls = ["EVENTCTL_TEST_POSTGRES_URL", "EVENTCTL_TEST_MYSQL_URL"].map(|name| env::var(name).ok());
+    let urls = ["TEST_POSTGRES_URL", "TEST_MYSQL_URL"].map(|name| env::var(name).ok());
     let [Some(postgres), Some(mysql)] = urls else {
         eprintln!("stores: run eval \"$(.ci/servers start FOLDER)\" first, for servers to measure");
         return Ok(());
@@ -100,9 +100,14 @@ fn measure_mysql(table: &mut Table, url: &str, sqlite: &str) -> anyhow::Result<(
             Ok(1)
         })
     };
-    // The clients beside it do not encrypt either.
-    let in_the_clear = format!("{url}?ssl-mode=DISABLED");
-    measure_single(table, "MariaDB", "as many clients with single inserts", &in_the_clear, sqlite, inserts)
+    measure_single(
+        table,
+        "MariaDB",
+        "as many clients with single inserts",
+        &unencrypted(url),
+        sqlite,
+        inserts,
+    )
 }
 
 /// One event a request, against what the server does with single inserts, and against SQLite.
@@ -134,6 +139,74 @@ fn measure_single(
         )?;
     }
     Ok(())
+}
+
+/// `consume` where a machine may die, against a single server: `TEST_QUORUM_URL` names a PostgreSQL server whose commits
+/// wait for one of two standbys, and `TEST_GALERA_URLS` the nodes of a Galera cluster, each written to by a process.
+pub fn measure_clusters(table: &mut Table) -> anyhow::Result<()> {
+    let names = ["TEST_POSTGRES_URL", "TEST_MYSQL_URL", "TEST_QUORUM_URL", "TEST_GALERA_URLS"];
+    let [Some(postgres), Some(mysql), Some(quorum), Some(galera)] = names.map(|name| env::var(name).ok())
+    else {
+        eprintln!("clusters: run eval \"$(.ci/servers start-clusters FOLDER)\" first, after start");
+        return Ok(());
+    };
+    let (quorum, single) = (consume(&fresh_postgres(&quorum)?)?, consume(&fresh_postgres(&postgres)?)?);
+    table.compare(
+        "PostgreSQL, commits that wait for one of two standbys, 64 connections / a single server",
+        "events/s",
+        Aim::AtLeast(0.7),
+        || throughput(quorum.address, 64, &Load::event(), TIME),
+        || throughput(single.address, 64, &Load::event(), TIME),
+    )?;
+    drop((quorum, single));
+    let nodes: Vec<&str> = galera.split_whitespace().collect();
+    let node = fresh_mysql(nodes.first().context("TEST_GALERA_URLS is empty")?)?;
+    let (_, database) = node.rsplit_once('/').context("the URL has no database")?;
+    let single = fresh_mysql(&mysql)?;
+    let (of_node, of_single) = (consume(&unencrypted(&node))?, consume(&unencrypted(&single))?);
+    table.compare(
+        "Galera, one process, 64 connections / one MariaDB",
+        "events/s",
+        Aim::AtLeast(0.5),
+        || throughput(of_node.address, 64, &Load::event(), TIME),
+        || throughput(of_single.address, 64, &Load::event(), TIME),
+    )?;
+    drop((of_node, of_single));
+    let on_node = |url: &&str| {
+        let (server, _) = url.rsplit_once('/').context("the URL has no database")?;
+        consume(&unencrypted(&format!("{server}/{database}")))
+    };
+    let of_nodes: Vec<Server> = nodes.iter().map(on_node).collect::<anyhow::Result<_>>()?;
+    let of_single: Vec<Server> =
+        nodes.iter().map(|_| consume(&unencrypted(&single))).collect::<anyhow::Result<_>>()?;
+    table.compare(
+        "Galera, three processes with a node each, 64 connections / three processes on one MariaDB",
+        "events/s",
+        Aim::AtLeast(0.5),
+        || shared_throughput(&of_nodes, 64),
+        || shared_throughput(&of_single, 64),
+    )
+}
+
+/// The rate of several processes together, to which the connections are spread.
+fn shared_throughput(processes: &[Server], connections: usize) -> anyhow::Result<f64> {
+    let connections = connections.div_ceil(processes.len());
+    thread::scope(|scope| {
+        let loads: Vec<_> = processes
+            .iter()
+            .map(|process| {
+                scope.spawn(move || throughput(process.address, connections, &Load::event(), TIME))
+            })
+            .collect();
+        let rates =
+            loads.into_iter().map(|load| load.join().map_err(|_| anyhow::anyhow!("a load has stopped"))?);
+        rates.sum()
+    })
+}
+
+/// The clients beside it do not encrypt either.
+fn unencrypted(mysql: &str) -> String {
+    format!("{mysql}?ssl-mode=DISABLED")
 }
 
 fn consume(location: &str) -> anyhow::Result<Server> {
@@ -216,6 +289,6 @@ fn fresh_mysql(url: &str) -> anyhow::Result<String> {
 fn prepared(url: &str, name: &str) -> anyhow::Result<String> {
     let (server, _) = url.rsplit_once('/').context("the URL has no database")?;
     let url = format!("{server}/{name}");
-    eventctl::store::prepare(&url.parse().map_err(anyhow::Error::msg)?)?;
+    eventctl::testing::prepare(&url.parse().map_err(anyhow::Error::msg)?)?;
     Ok(url)
 }

@@ -27,7 +27,7 @@ pub enum Aim {
 
 /// How many pairs are measured.
 pub fn pairs() -> usize {
-    env::var("EVENTCTL_BENCH_PAIRS").ok().and_then(|pairs| pairs.parse().ok()).unwrap_or(7)
+    env::var("BENCH_PAIRS").ok().and_then(|pairs| pairs.parse().ok()).unwrap_or(7)
 }
 
 pub fn median(values: &[f64]) -> f64 {

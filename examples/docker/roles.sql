@@ -1,4 +1,4 @@
--- A login for consume, with these rights and no others. To repeat this changes nothing but the login's password.
+-- A role for consume, with these privileges and no others. Running this again changes nothing but the role's password.
 \set ON_ERROR_STOP on
 \set password `cat "$DB_PASSWORD_FILE"`
 SELECT 'CREATE ROLE eventctl LOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'eventctl') \gexec

@@ -9,54 +9,54 @@ use lettre::Address;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::store::backend::Pace;
+use crate::store::outbox::Pace;
 
-/// The longest address of a mailbox, in bytes; RFC 5321 allows few more.
+/// The longest mail address; RFC 5321 allows a few bytes more.
 const ADDRESS_LIMIT_BYTES: usize = 240;
 
 const EXPECTED: &str =
     "expected `mailto:ops@example.com`, `slack:https://…`, `discord:https://…` or `https://…`";
 
-/// Where alerts go. `Debug` and the name show nothing of a URL but its host.
+/// A destination of alerts. `Debug` and `Display` show only the host of a URL, which is a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Channel {
-    /// What kind of message, and where to.
     pub target: Target,
     name: Arc<str>,
 }
 
-/// What kind of message, and where to.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A mail to a mailbox.
     Mail(Address),
-    /// A message to an incoming webhook of Slack.
-    Slack(Url),
-    /// A message to a webhook of Discord.
-    Discord(Url),
-    /// The event as JSON.
-    Webhook(Url),
+    Webhook { format: WebhookFormat, url: Url },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookFormat {
+    Slack,
+    Discord,
+    /// Events as JSON, signed.
+    Events,
 }
 
 impl Target {
-    /// How fast the service takes messages.
+    /// The rate limit of the service.
     ///
     /// Source: Slack, "Rate limits": one a second for an incoming webhook. Discord answers with
     /// `X-RateLimit-Limit: 5` and a window of two seconds for a webhook.
     pub fn pace(&self) -> Option<Pace> {
         match self {
-            Target::Slack(_) => Some(Pace { messages: 1, window: Duration::from_secs(1) }),
-            Target::Discord(_) => Some(Pace { messages: 5, window: Duration::from_secs(2) }),
-            Target::Mail(_) | Target::Webhook(_) => None,
+            Target::Webhook { format: WebhookFormat::Slack, .. } => {
+                Some(Pace { messages: 1, window: Duration::from_secs(1) })
+            }
+            Target::Webhook { format: WebhookFormat::Discord, .. } => {
+                Some(Pace { messages: 5, window: Duration::from_secs(2) })
+            }
+            Target::Webhook { format: WebhookFormat::Events, .. } | Target::Mail(_) => None,
         }
     }
 }
 
 impl Channel {
-    /// A mailbox.
-    ///
-    /// # Errors
-    /// The text is no address.
     pub fn mail(address: &str) -> Result<Channel, String> {
         let parsed = address.trim().parse::<Address>().ok();
         let fits = parsed.filter(|address| address.to_string().len() <= ADDRESS_LIMIT_BYTES);
@@ -65,18 +65,22 @@ impl Channel {
         Ok(Channel { target: Target::Mail(address), name })
     }
 
-    /// What the channel is known by: stays the same for as long as its URL does, and holds no secret.
+    /// Identifies the channel in the store. The same URL always gives the same name, and it contains no secret.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    fn web(kind: &str, text: &str, target: impl FnOnce(Url) -> Target) -> Result<Channel, String> {
+    pub fn is_mailbox(&self) -> bool {
+        matches!(self.target, Target::Mail(_))
+    }
+
+    fn webhook(kind: &str, text: &str, format: WebhookFormat) -> Result<Channel, String> {
         let url: Url = text.parse().map_err(|error| format!("{error}; {EXPECTED}"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(EXPECTED.to_owned());
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(format!("a name or password does not belong into a URL; {EXPECTED}"));
+            return Err(format!("a URL must not contain a name or password; {EXPECTED}"));
         }
         let host = url.host_str().unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -86,16 +90,14 @@ impl Channel {
         if name.len() > 255 {
             return Err("expected a host of at most 240 bytes".to_owned());
         }
-        Ok(Channel { name: name.into(), target: target(url) })
+        Ok(Channel { name: name.into(), target: Target::Webhook { format, url } })
     }
 }
 
-/// Bytes as digits of base 16.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The kind of the channel of a name.
 pub fn kind_of(name: &str) -> &'static str {
     match name.split(':').next() {
         Some("mailto") => "mail",
@@ -117,8 +119,8 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// The channels of one URL: each of several mailboxes is a channel of its own, so that one that is refused
-/// keeps no mail from the others.
+/// A list of channels, separated by commas or spaces. Each mailbox is a channel of its own, so a refused one does not
+/// affect the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Channels(pub Vec<Channel>);
 
@@ -126,23 +128,41 @@ impl FromStr for Channels {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Channels, String> {
-        let text = text.trim();
-        // A variable of the environment that is empty is as good as none.
-        if text.is_empty() {
-            return Ok(Channels::default());
-        }
-        // Errors repeat nothing of the URL: it is a secret.
-        let channel = match text.split_once(':') {
-            Some(("mailto", addresses)) => {
-                return addresses.split(',').map(Channel::mail).collect::<Result<_, _>>().map(Channels);
-            }
-            Some(("slack", url)) => Channel::web("slack", url, Target::Slack)?,
-            Some(("discord", url)) => Channel::web("discord", url, Target::Discord)?,
-            Some((scheme @ ("http" | "https"), _)) => Channel::web(scheme, text, Target::Webhook)?,
-            _ => return Err(EXPECTED.to_owned()),
-        };
-        Ok(Channels(vec![channel]))
+        items_of(text).iter().map(|item| item.parse()).collect::<Result<_, _>>().map(Channels)
     }
+}
+
+impl FromStr for Channel {
+    type Err = String;
+
+    /// Errors do not repeat the URL: it is a secret.
+    fn from_str(text: &str) -> Result<Channel, String> {
+        match text.split_once(':') {
+            Some(("mailto", address)) => Channel::mail(address),
+            Some(("slack", url)) => Channel::webhook("slack", url, WebhookFormat::Slack),
+            Some(("discord", url)) => Channel::webhook("discord", url, WebhookFormat::Discord),
+            Some((scheme @ ("http" | "https"), _)) => Channel::webhook(scheme, text, WebhookFormat::Events),
+            _ => Err(EXPECTED.to_owned()),
+        }
+    }
+}
+
+/// The items of a list. `mailto:` holds for all addresses up to the next scheme, and a comma in a URL is part of it.
+fn items_of(list: &str) -> Vec<String> {
+    const SCHEMES: [&str; 5] = ["mailto:", "slack:", "discord:", "http:", "https:"];
+    let list = list.split(',').map(str::trim).collect::<Vec<_>>().join(",");
+    let mut items: Vec<String> = Vec::new();
+    for word in list.split_whitespace() {
+        for (index, piece) in word.split(',').enumerate() {
+            let begins = SCHEMES.iter().any(|scheme| piece.starts_with(scheme));
+            match items.last_mut() {
+                Some(last) if !begins && last.starts_with("mailto:") => items.push(format!("mailto:{piece}")),
+                Some(last) if !begins && index > 0 => *last += &format!(",{piece}"),
+                _ => items.push(piece.to_owned()),
+            }
+        }
+    }
+    items
 }
 
 #[cfg(test)]
@@ -155,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_channels_hold_no_secret_and_tell_urls_apart() {
+    fn names_of_channels_contain_no_secret_and_distinguish_urls() {
         assert_eq!(
             names("mailto:a@example.com, b@example.com"),
             ["mailto:a@example.com", "mailto:b@example.com"]
@@ -170,7 +190,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_channel_is_refused_and_not_repeated() {
+    fn channels_are_separated_by_commas_or_spaces() {
+        let mails = ["mailto:a@example.com", "mailto:b@example.com"];
+        for text in [
+            "mailto:a@example.com,b@example.com",
+            "mailto:a@example.com b@example.com",
+            "mailto:a@example.com, b@example.com",
+            " mailto:a@example.com,mailto:b@example.com ",
+            "mailto:a@example.com\nmailto:b@example.com",
+        ] {
+            assert_eq!(names(text), mails, "{text}");
+        }
+        for text in ["https://h/a,b,mailto:a@example.com", "https://h/a,b mailto:a@example.com"] {
+            assert_eq!(names(text), [&names("https://h/a,b")[0], "mailto:a@example.com"], "{text}");
+        }
+        assert_ne!(names("https://h/a,b"), names("https://h/a"));
+    }
+
+    #[test]
+    fn an_invalid_channel_is_refused_and_not_repeated() {
         for wrong in [
             "mailto:",
             "mailto:s3cret",

@@ -1,98 +1,83 @@
-//! The dispatcher: a task a channel, which sends what the outbox has for it, one message at a time.
+//! The dispatcher: one worker task for each channel, which sends the channel's messages from the outbox one by one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::channel::kind_of;
-use super::{Alerts, Failure, Outlet};
+use super::alerts::Alerts;
+use super::channel::{Channel, kind_of};
+use super::delivery::{AttemptLabels, DeliveryError};
 use crate::core::backoff::Backoff;
 use crate::core::timestamp::Timestamp;
 use crate::store::Store;
-use crate::store::backend::{Claim, Claimed, Message, Settlement};
+use crate::store::outbox::{self, Claim, Claimed, Message, Settlement};
 
-/// How long a message may take in all.
+/// How long one attempt may take in all.
 const ATTEMPT_TIME: Duration = Duration::from_secs(20);
 
-/// After what time another process takes over what one has claimed: an attempt and a store that hesitates.
+/// When another process may take a claimed message over: an attempt, and time for a slow store.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// How often to look for what other processes have stored, or left behind.
+/// How often to poll for deliveries that other processes have stored or abandoned.
 const POLL_PAUSE: Duration = Duration::from_secs(5);
 
-/// How long to wait for a store that does not answer.
+/// How long to wait when the store does not answer.
 const STORE_PAUSE: Duration = Duration::from_millis(250);
 
-/// Waits between attempts at a message.
-const RETRIES: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(3600) };
+/// Waits between the attempts of a message.
+const RETRIES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(3600));
 
-/// What couriers count. A clone shares the figures.
-#[derive(Debug, Clone, Default)]
-pub struct DeliveryMetrics {
-    /// Attempts, by kind of channel and outcome.
-    pub attempts: Family<AttemptLabels, Counter>,
-}
-
-/// What an attempt is counted by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AttemptLabels {
-    channel: &'static str,
-    outcome: &'static str,
-}
-
-/// The tasks that send, for their owner to stop.
+/// Owns the workers.
 pub struct Dispatcher {
-    tasks: JoinSet<()>,
+    workers: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
 impl Dispatcher {
-    /// Starts a task for each channel.
+    /// Starts a worker for each channel.
     pub fn start(alerts: &Arc<Alerts>, store: &Store) -> Dispatcher {
         let stop = watch::Sender::new(false);
         let claimant = Uuid::now_v7().to_string();
-        let mut tasks = JoinSet::new();
-        for outlet in &alerts.outlets {
-            let courier = Courier {
+        let mut workers = JoinSet::new();
+        for channel in alerts.channels() {
+            let worker = ChannelWorker {
                 alerts: Arc::clone(alerts),
-                outlet: Arc::clone(outlet),
+                channel: channel.clone(),
                 store: store.clone(),
                 claimant: claimant.clone(),
+                outbox_changes: alerts.outbox_changes.subscribe(),
                 stop: stop.subscribe(),
                 failing: false,
             };
-            tasks.spawn(courier.run());
+            workers.spawn(worker.run());
         }
-        Dispatcher { tasks, stop }
+        Dispatcher { workers, stop }
     }
 
-    /// Lets each task finish the message that it sends, and waits for their ends.
+    /// Lets each worker finish its current message.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        while self.tasks.join_next().await.is_some() {}
+        while self.workers.join_next().await.is_some() {}
     }
 }
 
-/// Who serves one channel.
-struct Courier {
+struct ChannelWorker {
     alerts: Arc<Alerts>,
-    outlet: Arc<Outlet>,
+    channel: Channel,
     store: Store,
     claimant: String,
+    outbox_changes: watch::Receiver<()>,
     stop: watch::Receiver<bool>,
-    /// Whether the last message failed: it is said once, not with each retry.
+    /// Whether the last message failed: the first failure in a row is logged, not each retry.
     failing: bool,
 }
 
-impl Courier {
+impl ChannelWorker {
     async fn run(mut self) {
         while !*self.stop.borrow() {
             match self.claim().await {
@@ -101,35 +86,39 @@ impl Courier {
                     let left = until.map(|until| until.since(Timestamp::now()));
                     self.rest(left.unwrap_or(POLL_PAUSE).min(POLL_PAUSE)).await;
                 }
-                // The store's own thread has said why.
+                // The store's writer has logged why.
                 None => self.rest(STORE_PAUSE).await,
             }
         }
     }
 
     async fn claim(&self) -> Option<Claimed> {
-        let channel = Arc::clone(self.outlet.channel.name());
+        let channel = Arc::clone(self.channel.name());
         let (claimant, rate) = (self.claimant.clone(), self.alerts.rate);
-        let pace = self.outlet.channel.target.pace();
+        let pace = self.channel.target.pace();
         let claimed = self.store.write(move |backend| {
             // The lease begins when the writer gets there, however long it was busy.
-            backend.claim(&Claim { channel, claimant, now: Timestamp::now(), lease: LEASE, rate, pace })
+            let now = Timestamp::now();
+            outbox::claim(backend, &Claim { channel, claimant, now, lease: LEASE, rate, pace })
         });
         claimed.await.ok()
     }
 
     async fn deliver(&mut self, message: Message) {
         let claimed = Instant::now();
-        let sending = timeout(ATTEMPT_TIME, self.outlet.send(&self.alerts, &message));
-        let sent = sending.await.unwrap_or_else(|_| Err(Failure::transient("it took too long".to_owned())));
+        let sending = timeout(ATTEMPT_TIME, self.alerts.send(&self.channel, &message));
+        let too_long = || DeliveryError::transient("it took too long".to_owned());
+        let sent = sending.await.unwrap_or_else(|_| Err(too_long()));
         let settlement = self.settlement_of(&message, sent);
-        self.tell(&message, &settlement);
+        self.log(&message, &settlement);
         self.count(&message, &settlement);
-        // What is not noted would be sent again. However late, nothing of another process is overwritten.
+        // A settlement that is lost would send the message again. The store ignores one that comes after another
+        // process has claimed the message.
         loop {
             let (message, settlement) = (message.clone(), settlement.clone());
-            let settled =
-                self.store.write(move |backend| backend.settle(&message, &settlement, Timestamp::now()));
+            let settled = self
+                .store
+                .write(move |backend| outbox::settle(backend, &message, &settlement, Timestamp::now()));
             if settled.await.is_ok() || claimed.elapsed() > LEASE {
                 return;
             }
@@ -137,13 +126,14 @@ impl Courier {
         }
     }
 
-    /// What becomes of a message. Each of its alerts is given up by its own age: one that is new is tried again,
-    /// however old those are that it shares a digest with.
-    fn settlement_of(&self, message: &Message, sent: Result<(), Failure>) -> Settlement {
+    /// Each alert of a digest is given up by its own age: a new one is retried, however old the others are.
+    fn settlement_of(&self, message: &Message, sent: Result<(), DeliveryError>) -> Settlement {
         let (reason, retry_after, closes) = match sent {
             Ok(()) => return Settlement::Sent,
-            Err(Failure::Permanent { reason }) => return Settlement::Dead { reason },
-            Err(Failure::Transient { reason, retry_after, closes }) => (reason, retry_after, closes),
+            Err(DeliveryError::Permanent(reason)) => return Settlement::Dead { reason },
+            Err(DeliveryError::Transient { reason, retry_after, pauses_channel }) => {
+                (reason, retry_after, pauses_channel)
+            }
         };
         let wait = RETRIES.wait(message.attempts, &mut fastrand::Rng::new()).max(retry_after);
         let at = Timestamp::now().after(wait);
@@ -163,14 +153,14 @@ impl Courier {
         }
     }
 
-    fn tell(&mut self, message: &Message, settlement: &Settlement) {
-        let channel = &self.outlet.channel;
+    fn log(&mut self, message: &Message, settlement: &Settlement) {
+        let channel = &self.channel;
         let dead = dead_of(message, settlement);
-        let is_tried_again = dead.len() < message.event_ids.len();
+        let is_retried = dead.len() < message.event_ids.len();
         match settlement {
             Settlement::Sent if self.failing => info!(%channel, "alerts reach {channel} again"),
-            Settlement::Retry { reason, .. } if !self.failing && is_tried_again => {
-                warn!(%channel, "alerts do not reach {channel}, and are tried again: {reason}");
+            Settlement::Retry { reason, .. } if !self.failing && is_retried => {
+                warn!(%channel, "cannot deliver alerts to {channel}, retrying: {reason}");
             }
             Settlement::Sent | Settlement::Retry { .. } | Settlement::Dead { .. } => {}
         }
@@ -181,20 +171,20 @@ impl Courier {
                 if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
             error!(%channel, "alert {first}{others} to {channel} is given up: {reason}");
         }
-        self.failing = matches!(settlement, Settlement::Retry { .. }) && is_tried_again;
+        self.failing = matches!(settlement, Settlement::Retry { .. }) && is_retried;
     }
 
-    /// Waits until there may be something to send, or for as long.
+    /// Waits until there may be something to send, at most for `pause`.
     async fn rest(&mut self, pause: Duration) {
         tokio::select! {
             () = sleep(pause) => {}
-            () = self.outlet.news.notified() => {}
+            _ = self.outbox_changes.changed() => {}
             _ = self.stop.changed() => {}
         }
     }
 }
 
-/// The ids of those alerts of a message that are given up.
+/// The ids of the events whose alerts are given up.
 fn dead_of(message: &Message, settlement: &Settlement) -> Vec<i64> {
     let created_before = match settlement {
         Settlement::Sent => return Vec::new(),

@@ -1,4 +1,4 @@
-//! Rules: which events are told to whom, as `--alert-on` says.
+//! Rules: which events alert which channels (`--alert-on`).
 
 use std::str::FromStr;
 
@@ -7,21 +7,19 @@ use serde::Deserialize;
 use super::channel::{Channel, Channels};
 use crate::core::glob::Glob;
 
-/// Events of these types are told to these channels.
+/// Sends events of matching types to channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Which types.
     pub event_type: Glob,
-    /// To whom; to all channels, where the rule names none.
+    /// `None` for all channels.
     pub channels: Option<Vec<Channel>>,
-    /// In which words; those of the event's type, where the rule names none.
+    /// `None` for the template of the event's type.
     pub template: Option<String>,
 }
 
-/// A rule of the config file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct RuleObject {
     #[serde(rename = "type")]
     event_type: String,
     alert: Option<OneOrMore>,
@@ -35,8 +33,8 @@ enum OneOrMore {
     More(Vec<String>),
 }
 
-/// Reads a pattern, or an object `{"type": "order_*", "alert": ["slack:https://…"], "template": "orders"}`, of
-/// which all members but `type` may be missing.
+/// Parses a pattern, or an object `{"type": "order_*", "alert": ["slack:https://…"], "template": "orders"}`, of which
+/// only `type` is required.
 impl FromStr for Rule {
     type Err = String;
 
@@ -44,10 +42,10 @@ impl FromStr for Rule {
         if !text.starts_with('{') {
             return Ok(Rule { event_type: text.parse()?, channels: None, template: None });
         }
-        // What the library says could repeat a URL.
-        let written: Written = serde_json::from_str(text)
+        // The library's message could contain a URL, which is a secret.
+        let object: RuleObject = serde_json::from_str(text)
             .map_err(|_| "expected a pattern, or a rule of `type`, `alert` and `template`".to_owned())?;
-        let urls = written.alert.map(|alert| match alert {
+        let urls = object.alert.map(|alert| match alert {
             OneOrMore::One(url) => vec![url],
             OneOrMore::More(urls) => urls,
         });
@@ -56,9 +54,9 @@ impl FromStr for Rule {
             channels.map(|channels| channels.into_iter().flat_map(|channels| channels.0).collect())
         });
         Ok(Rule {
-            event_type: written.event_type.parse()?,
+            event_type: object.event_type.parse()?,
             channels: channels.transpose()?,
-            template: written.template,
+            template: object.template,
         })
     }
 }

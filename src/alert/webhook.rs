@@ -16,90 +16,60 @@ use sha2::Sha256;
 use url::{Host, Position, Url};
 use zeroize::Zeroizing;
 
-use super::Failure;
-use super::channel::{Channel, Target};
+use super::channel::{Channel, Target, WebhookFormat};
+use super::delivery::{DeliveryError, message_id};
 use super::render::{Part, Templates};
-use crate::client::{self, Beginning, HttpClient, Reach, is_transient, retry_after};
-use crate::core::hint::hinted;
-use crate::core::secret::Secret;
+use crate::client::{self, BodyPrefix, HttpClient, Reach, is_transient, retry_after};
 use crate::core::text::excerpt;
 use crate::core::timestamp::Timestamp;
-use crate::store::backend::Message;
+use crate::error::hinted;
+use crate::secret::Secret;
+use crate::store::outbox::Message;
 
 /// How long a receiver may take to answer.
 const RESPONSE_TIME: Duration = Duration::from_secs(10);
 
-/// How long a receiver is left alone that has had too many requests and does not say for how long.
+/// The pause of a channel that answers 429 without `Retry-After`.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest reason of a failure, in characters.
 const REASON_LIMIT: usize = 300;
 
-/// The shortest word of a URL that is taken for a secret, in bytes.
+/// The shortest word of a URL that counts as a secret.
 const SECRET_WORD_BYTES: usize = 4;
 
-/// What a secret of the Standard Webhooks scheme begins with, and how many bytes it has.
+/// The form of secrets in Standard Webhooks, specification 1.0.0.
 const SECRET_PREFIX: &str = "whsec_";
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// Discord: no preview of what a link leads to.
+/// Discord's flag for no link previews.
 const SUPPRESS_EMBEDS: u32 = 1 << 2;
 
+const SERIALIZES: &str = "strings and numbers always serialize";
+
 /// Sends messages over HTTP.
-pub struct Poster {
-    client: HttpClient,
-    reach: Reach,
-    signing_key: Option<Zeroizing<Vec<u8>>>,
+pub struct WebhookClient {
+    http: HttpClient,
+    signing_key: Option<WebhookKey>,
 }
 
-impl Poster {
-    /// A poster that signs events where there is a secret.
-    ///
-    /// # Errors
-    /// The secret is none of the Standard Webhooks scheme.
-    pub fn new(tls: ClientConfig, reach: Reach, secret: Option<&Secret>) -> anyhow::Result<Poster> {
-        let client = HttpClient::for_webhooks(tls, reach, RESPONSE_TIME);
-        let signing_key = secret.map(signing_key).transpose()?;
-        Ok(Poster { client, reach, signing_key })
+pub type WebhookKey = Zeroizing<Vec<u8>>;
+
+impl WebhookClient {
+    /// Signs events if there is a key.
+    pub fn new(tls: ClientConfig, reach: Reach, signing_key: Option<WebhookKey>) -> WebhookClient {
+        WebhookClient { http: HttpClient::for_webhooks(tls, reach, RESPONSE_TIME), signing_key }
     }
 
-    /// Sends a message to a target that is not a mailbox.
-    ///
-    /// # Errors
-    /// Why not, and whether to try again.
     pub async fn send(
         &self,
-        target: &Target,
+        format: WebhookFormat,
+        url: &Url,
         message: &Message,
         template: Option<&str>,
         templates: &Templates,
-    ) -> Result<(), Failure> {
-        let render = |part| templates.render(&message.events, template, part);
-        let (url, body, signed) = match target {
-            Target::Slack(url) => {
-                // No preview of what a link leads to.
-                let unfurl = false;
-                let body =
-                    json!({"text": render(Part::Slack), "unfurl_links": unfurl, "unfurl_media": unfurl});
-                (url, body.to_string(), false)
-            }
-            Target::Discord(url) => {
-                let body = json!({
-                    "content": render(Part::Discord),
-                    "allowed_mentions": {"parse": []},
-                    "flags": SUPPRESS_EMBEDS,
-                });
-                (url, body.to_string(), false)
-            }
-            Target::Webhook(url) => {
-                let body = match message.events.as_slice() {
-                    [event] => serde_json::to_string(event),
-                    events => serde_json::to_string(events),
-                };
-                (url, body.expect("strings and numbers always serialize"), true)
-            }
-            Target::Mail(_) => return Err(Failure::Permanent { reason: "this is a mailbox".to_owned() }),
-        };
+    ) -> Result<(), DeliveryError> {
+        let body = body_of(format, message, |part| templates.render(&message.events, template, part));
         let body = Bytes::from(body);
         let mut request = Request::new(Full::from(body.clone()));
         *request.method_mut() = Method::POST;
@@ -107,55 +77,37 @@ impl Poster {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(client::USER_AGENT));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        if signed {
-            self.sign(headers, &super::identity_of(message), Timestamp::now(), &body);
+        if format == WebhookFormat::Events {
+            self.sign(headers, &message_id(message), Timestamp::now(), &body);
         }
         self.post(url, request).await
     }
 
-    /// Refuses a URL that could never be sent to.
-    ///
-    /// # Errors
-    /// It is not encrypted, or names this machine or a private network.
-    pub fn check(&self, channel: &Channel) -> anyhow::Result<()> {
-        let (Target::Slack(url) | Target::Discord(url) | Target::Webhook(url)) = &channel.target else {
-            return Ok(());
-        };
-        let problem = match url.host() {
-            _ if self.reach == Reach::Anywhere => return Ok(()),
-            _ if url.scheme() == "http" => "it is not encrypted",
-            Some(Host::Ipv4(address)) if !self.reach.allows(address.into()) => "its address is not public",
-            Some(Host::Ipv6(address)) if !self.reach.allows(address.into()) => "its address is not public",
-            _ => return Ok(()),
-        };
-        Err(hinted(format!("cannot alert `{channel}`: {problem}"), "allow it with --alert-allow-private"))
-    }
-
-    async fn post(&self, url: &Url, mut request: Request<Full<Bytes>>) -> Result<(), Failure> {
-        let transient = |error| Failure::transient(excerpt(&format!("{error:#}"), REASON_LIMIT));
-        *request.uri_mut() = url[..Position::AfterQuery].parse().map_err(|_| Failure::Permanent {
-            // What the library says could repeat the URL.
-            reason: "the URL cannot be sent".to_owned(),
-        })?;
-        let response = self.client.deliver(request).await.map_err(transient)?;
+    async fn post(&self, url: &Url, mut request: Request<Full<Bytes>>) -> Result<(), DeliveryError> {
+        let transient = |error| DeliveryError::transient(excerpt(&format!("{error:#}"), REASON_LIMIT));
+        // The library's message could contain the URL, which is a secret.
+        let unusable = |_| DeliveryError::Permanent("the URL cannot be sent".to_owned());
+        *request.uri_mut() = url[..Position::AfterQuery].parse().map_err(unusable)?;
+        let response = self.http.deliver(request).await.map_err(transient)?;
         let status = response.status();
-        let reason = match what_was_said(response.body(), url) {
-            said if said.is_empty() => format!("status {status}"),
-            said => format!("status {status}: {said}"),
+        let reason = match shown_body(response.body(), url) {
+            body if body.is_empty() => format!("status {status}"),
+            body => format!("status {status}: {body}"),
         };
         match status {
             _ if status.is_success() => Ok(()),
             _ if is_transient(status) => {
                 let asked = retry_after(response.headers());
-                // Too many requests are those of all messages, and whoever names a time is not ready before.
-                let closes = asked.is_some() || status == StatusCode::TOO_MANY_REQUESTS;
-                let retry_after = asked.unwrap_or(if closes { SHORTEST_PAUSE } else { Duration::ZERO });
-                Err(Failure::Transient { reason, retry_after, closes })
+                // A rate limit and a Retry-After hold for all messages of the channel.
+                let pauses_channel = asked.is_some() || status == StatusCode::TOO_MANY_REQUESTS;
+                let shortest = if pauses_channel { SHORTEST_PAUSE } else { Duration::ZERO };
+                let retry_after = asked.unwrap_or(shortest);
+                Err(DeliveryError::Transient { reason, retry_after, pauses_channel })
             }
             _ if status.is_redirection() => {
-                Err(Failure::Permanent { reason: format!("{reason}: redirects are not followed") })
+                Err(DeliveryError::Permanent(format!("{reason}: redirects are not followed")))
             }
-            _ => Err(Failure::Permanent { reason }),
+            _ => Err(DeliveryError::Permanent(reason)),
         }
     }
 
@@ -176,12 +128,43 @@ impl Poster {
     }
 }
 
-/// The start of what a receiver said, in one line. Some repeat the URL, which is a secret.
-fn what_was_said(beginning: &Beginning, url: &Url) -> String {
-    let text = String::from_utf8_lossy(&beginning.bytes);
-    let mut text = match beginning.is_whole {
+fn body_of(format: WebhookFormat, message: &Message, render: impl Fn(Part) -> String) -> String {
+    match (format, message.events.as_slice()) {
+        (WebhookFormat::Slack, _) => {
+            // No link previews.
+            let unfurl = false;
+            json!({"text": render(Part::Slack), "unfurl_links": unfurl, "unfurl_media": unfurl}).to_string()
+        }
+        (WebhookFormat::Discord, _) => json!({
+            "content": render(Part::Discord),
+            "allowed_mentions": {"parse": []},
+            "flags": SUPPRESS_EMBEDS,
+        })
+        .to_string(),
+        (WebhookFormat::Events, [event]) => serde_json::to_string(event).expect(SERIALIZES),
+        (WebhookFormat::Events, events) => serde_json::to_string(events).expect(SERIALIZES),
+    }
+}
+
+/// Refuses a URL that could never be used: unencrypted, or with an address out of reach.
+pub fn check(channel: &Channel, reach: Reach) -> anyhow::Result<()> {
+    let Target::Webhook { url, .. } = &channel.target else { return Ok(()) };
+    let problem = match url.host() {
+        _ if reach == Reach::Anywhere => return Ok(()),
+        _ if url.scheme() == "http" => "it is not encrypted",
+        Some(Host::Ipv4(address)) if !reach.allows(address.into()) => "its address is not public",
+        Some(Host::Ipv6(address)) if !reach.allows(address.into()) => "its address is not public",
+        _ => return Ok(()),
+    };
+    Err(hinted(format!("cannot alert `{channel}`: {problem}"), "allow it with --alert-allow-private"))
+}
+
+/// The start of a response's body in one line. Some receivers repeat the URL, which is a secret.
+fn shown_body(body: &BodyPrefix, url: &Url) -> String {
+    let text = String::from_utf8_lossy(&body.bytes);
+    let mut text = match body.is_complete {
         true => &*text,
-        // The last word may be the start of a secret, which would not be found.
+        // The last word may be the start of a secret, which would not be recognized.
         false => text.trim_end_matches(|character: char| !character.is_whitespace()),
     }
     .to_owned();
@@ -191,7 +174,7 @@ fn what_was_said(beginning: &Beginning, url: &Url) -> String {
     excerpt(&text.split_whitespace().collect::<Vec<_>>().join(" "), REASON_LIMIT)
 }
 
-/// The words of a URL behind its host, as they stand there and decoded, the longest first.
+/// The words of a URL after its host, both encoded and decoded, the longest first.
 fn secrets_of(url: &Url) -> Vec<String> {
     let encoded = &url[Position::BeforePath..];
     let decoded = percent_decode_str(encoded).decode_utf8_lossy();
@@ -205,7 +188,8 @@ fn secrets_of(url: &Url) -> Vec<String> {
     secrets
 }
 
-fn signing_key(secret: &Secret) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+/// The key in a secret of Standard Webhooks.
+pub fn signing_key(secret: &Secret) -> anyhow::Result<WebhookKey> {
     let encoded = secret.expose().strip_prefix(SECRET_PREFIX);
     let key = encoded.and_then(|encoded| STANDARD.decode(encoded).ok()).map(Zeroizing::new);
     key.filter(|key| SECRET_BYTES.contains(&key.len())).ok_or_else(|| {
@@ -222,29 +206,29 @@ mod tests {
     #[test]
     fn signatures_are_those_of_the_specification() {
         let secret: Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
-        let tls = client_config(Trust::Web, None).unwrap();
-        let poster = Poster::new(tls, Reach::PublicOnly, Some(&secret)).unwrap();
+        let tls = client_config(Trust::PublicCas, None).unwrap();
+        let client = WebhookClient::new(tls, Reach::PublicOnly, Some(signing_key(&secret).unwrap()));
         let mut headers = HeaderMap::new();
         let now = Timestamp::from_microseconds(1_614_265_330_000_000);
-        poster.sign(&mut headers, "msg_p5jXN8AQM9LWM0D4loKWxJek", now, br#"{"test": 2432232314}"#);
+        client.sign(&mut headers, "msg_p5jXN8AQM9LWM0D4loKWxJek", now, br#"{"test": 2432232314}"#);
         assert_eq!(headers["webhook-id"], "msg_p5jXN8AQM9LWM0D4loKWxJek");
         assert_eq!(headers["webhook-timestamp"], "1614265330");
         assert_eq!(headers["webhook-signature"], "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
     #[test]
-    fn what_a_receiver_said_is_short_and_repeats_no_url() {
+    fn a_shown_body_is_short_and_without_secrets_of_the_url() {
         let url = Url::parse("https://h.example/services/T0/s3cr%C3%A9t.other?key=s-3#fragment").unwrap();
-        let said = |text: &str, is_whole| {
-            what_was_said(&Beginning { bytes: text.as_bytes().to_vec(), is_whole }, &url)
+        let shown_of = |text: &str, is_complete| {
+            shown_body(&BodyPrefix { bytes: text.as_bytes().to_vec(), is_complete }, &url)
         };
-        assert_eq!(said("no_text\r\n", true), "no_text");
-        assert_eq!(said("", true), "");
+        assert_eq!(shown_of("no_text\r\n", true), "no_text");
+        assert_eq!(shown_of("", true), "");
         let repeated = "POST /services/T0/s3cr%C3%A9t.other, s3cr\u{e9}t \u{1b}[2J";
         let shown = r"POST /[not shown]/T0/[not shown].[not shown], [not shown] \u{1b}[2J";
-        assert_eq!(said(repeated, true), shown);
-        assert_eq!(said("<p>cannot\n  POST /s3cr%C3", false), "<p>cannot POST");
-        assert_eq!(said(&"x ".repeat(1000), true).chars().count(), REASON_LIMIT + 1);
+        assert_eq!(shown_of(repeated, true), shown);
+        assert_eq!(shown_of("<p>cannot\n  POST /s3cr%C3", false), "<p>cannot POST");
+        assert_eq!(shown_of(&"x ".repeat(1000), true).chars().count(), REASON_LIMIT + 1);
     }
 
     #[test]

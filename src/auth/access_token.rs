@@ -1,6 +1,6 @@
-//! Access tokens: signed JSON (RFC 7519) of the type `at+jwt` (RFC 9068), by HMAC-SHA-256 and nothing else.
+//! Access tokens: JSON Web Tokens (RFC 7519) of type `at+jwt` (RFC 9068), signed with HMAC-SHA-256 only.
 //!
-//! What a token says of its own algorithm is compared, never followed (RFC 8725, section 3.1).
+//! The `alg` of a token is compared, never followed (RFC 8725, section 3.1).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -13,16 +13,15 @@ use sha2::Sha256;
 
 use crate::core::timestamp::Timestamp;
 
-/// How long an access token is valid.
 pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 /// The shortest key, in bytes: as long as the hash (RFC 7518, section 3.2).
 pub const KEY_MINIMUM_BYTES: usize = 32;
 
-/// How far the clocks of two servers may be apart, in seconds, for one to accept the other's token.
+/// How far the clocks of two servers may differ for one to accept the other's tokens.
 const CLOCK_SKEW_SECONDS: i64 = 30;
 
-/// No token of ours is longer, in bytes.
+/// Issued tokens are never longer.
 const TOKEN_LIMIT_BYTES: usize = 2048;
 
 const ALGORITHM: &str = "HS256";
@@ -30,7 +29,6 @@ const TYPE: &str = "at+jwt";
 const ISSUER: &str = "eventctl";
 const AUDIENCE: &str = "eventctl consume";
 
-/// A key that signs and verifies.
 #[derive(Clone)]
 pub struct SigningKey {
     id: String,
@@ -38,13 +36,13 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// A key of at least [`KEY_MINIMUM_BYTES`]; none where it is shorter.
+    /// `None` for a key below [`KEY_MINIMUM_BYTES`].
     pub fn new(key: &[u8]) -> Option<SigningKey> {
         if key.len() < KEY_MINIMUM_BYTES {
             return None;
         }
         let mac = Hmac::<Sha256>::new_from_slice(key).ok()?;
-        // The id tells keys apart and says nothing about the key.
+        // The key id reveals nothing about the key.
         let id = URL_SAFE_NO_PAD.encode(&mac.clone().chain_update("kid").finalize().into_bytes()[..9]);
         Some(SigningKey { id, mac })
     }
@@ -58,16 +56,14 @@ impl SigningKey {
     }
 }
 
-/// The key that signs, and the one that did before it.
 #[derive(Clone)]
 pub struct SigningKeys {
-    /// Signs and verifies.
     pub current: SigningKey,
-    /// Verifies what it has signed.
+    /// Verifies tokens that were signed before the last key rotation.
     pub previous: Option<SigningKey>,
 }
 
-/// A token is not one of ours, or not valid now.
+/// The token was not issued here, has expired or is not valid yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidToken;
 
@@ -98,7 +94,7 @@ struct Claims<'a> {
 }
 
 impl SigningKeys {
-    /// A token for a subject, valid from now on; `id` is its own.
+    /// A token for a subject, valid from `now` on. `id` must be unique.
     pub fn issue(&self, subject: &str, id: &[u8], now: Timestamp) -> String {
         let header = Header { alg: ALGORITHM, typ: TYPE, kid: &self.current.id };
         let iat = seconds(now);
@@ -116,10 +112,7 @@ impl SigningKeys {
         format!("{signed}.{signature}")
     }
 
-    /// Makes sure that a token is ours, for this subject, and valid now: until when.
-    ///
-    /// # Errors
-    /// It is not.
+    /// Verifies that a token was issued here for this subject and is valid now. Returns when it expires.
     pub fn verify(&self, token: &str, subject: &str, now: Timestamp) -> Result<Timestamp, InvalidToken> {
         if token.len() > TOKEN_LIMIT_BYTES {
             return Err(InvalidToken);
@@ -133,7 +126,7 @@ impl SigningKeys {
         }
         let mut keys = [Some(&self.current), self.previous.as_ref()].into_iter().flatten();
         let key = keys.find(|key| key.id == header.kid).ok_or(InvalidToken)?;
-        // What is not signed is not looked at.
+        // The claims are parsed only once the signature is verified.
         if !key.has_signed(signed, &decode(signature)?) {
             return Err(InvalidToken);
         }
@@ -141,7 +134,7 @@ impl SigningKeys {
         let claims: Claims<'_> = serde_json::from_slice(&claims).map_err(|_| InvalidToken)?;
         let now = seconds(now);
         let begun = claims.iat.max(claims.nbf.unwrap_or(claims.iat)) <= now + CLOCK_SKEW_SECONDS;
-        // No token of ours lives longer, whoever else has the key.
+        // Issued tokens never live longer; a token that does was made by somebody else with the key.
         let latest = now + ACCESS_TOKEN_LIFETIME.as_secs() as i64 + CLOCK_SKEW_SECONDS;
         let in_time = begun && now < claims.exp && claims.exp <= latest;
         let valid = claims.iss == ISSUER && claims.aud == AUDIENCE && claims.sub == subject && in_time;

@@ -1,45 +1,66 @@
-//! What a client asks for at the token endpoint (RFC 6749, sections 4.3, 4.4 and 6).
+//! Token requests (RFC 6749, sections 4.3, 4.4 and 6).
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use thiserror::Error;
 
-use super::GrantError;
-use crate::core::secret::Secret;
+use super::bytes::NoRandomBytes;
+use crate::secret::Secret;
+use crate::store::AppendError;
 
-/// A request for tokens.
 #[derive(Debug)]
 pub enum Grant {
-    /// A name and a password in the body.
     Password(Credentials),
-    /// A name and a password as HTTP Basic, in each way that they can be read.
+    /// HTTP Basic credentials, in each way to decode them; at least one.
     ClientCredentials(Vec<Credentials>),
-    /// A refresh token that was given before.
     RefreshToken(Secret),
 }
 
-/// A name and a password.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Credentials {
-    /// The name.
     pub username: String,
-    /// The password.
     pub password: Secret,
 }
 
+/// Why a client gets no tokens. The first five are error codes of RFC 6749, section 5.2.
+#[derive(Debug, Error)]
+pub enum GrantError {
+    #[error("{0}")]
+    InvalidRequest(&'static str),
+    #[error("expected password, client_credentials or refresh_token")]
+    UnsupportedGrantType,
+    #[error("there are no scopes")]
+    InvalidScope,
+    #[error("name or password of HTTP Basic are wrong or missing")]
+    InvalidClient,
+    #[error("{0}")]
+    InvalidGrant(&'static str),
+    /// Counts as theft: all tokens of that login are revoked.
+    #[error("the refresh token was used before: log in again")]
+    RefreshTokenReused,
+    /// With the time to wait.
+    #[error("too many attempts of this name or address")]
+    TooManyAttempts(Duration),
+    #[error("too many logins at once")]
+    Busy,
+    #[error(transparent)]
+    NoRandomBytes(#[from] NoRandomBytes),
+    #[error("{0}")]
+    Store(AppendError),
+}
+
 impl Grant {
-    /// Reads a form-encoded body, and the `Authorization` header that came with it, if any.
-    ///
-    /// # Errors
-    /// What the RFC calls invalid, with its own code.
+    /// Parses a form-encoded body and the value of the `Authorization` header.
     pub fn parse(body: &[u8], authorization: Option<&str>) -> Result<Grant, GrantError> {
         let form = Form::parse(body)?;
         if form.get("scope").is_some() {
             return Err(GrantError::InvalidScope);
         }
         let grant_type = match form.get("grant_type") {
-            // Clients that know of no other grant leave its type out.
+            // Some clients that know only the password grant omit the type.
             None if form.get("username").is_some() && form.get("password").is_some() => "password",
             _ => form.required("grant_type", "the grant_type is missing")?,
         };
@@ -65,7 +86,7 @@ impl Grant {
     }
 }
 
-/// The parameters of a form; those without a value count as omitted (RFC 6749, section 3.2).
+/// The parameters of a form. A parameter without a value counts as omitted (RFC 6749, section 3.2).
 struct Form<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl Form<'_> {
@@ -89,8 +110,8 @@ impl Form<'_> {
     }
 }
 
-/// RFC 7617. Both parts are form-encoded inside (RFC 6749, section 2.3.1), but common clients leave them as they are:
-/// where that makes a difference, there are two readings.
+/// RFC 7617. RFC 6749, section 2.3.1, wants both parts form-encoded, but common clients do not encode them. If that
+/// makes a difference, both readings are returned.
 fn basic_credentials(authorization: &str) -> Vec<Credentials> {
     let decode = || {
         let (scheme, encoded) = authorization.split_once(' ')?;
@@ -109,7 +130,7 @@ fn basic_credentials(authorization: &str) -> Vec<Credentials> {
         .collect()
 }
 
-/// The separators of a form stand for themselves here.
+/// `&` and `=` are no separators here.
 fn form_decoded(text: &str) -> String {
     let text = text.replace('&', "%26").replace('=', "%3D");
     form_urlencoded::parse(text.as_bytes()).next().map_or_else(String::new, |(name, _)| name.into_owned())
@@ -138,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_and_a_password_without_a_grant_type_are_a_login() {
+    fn a_password_grant_may_omit_its_type() {
         let parse = |form: &str| Grant::parse(form.as_bytes(), None);
         assert!(matches!(parse("username=ada&password=x"), Ok(Grant::Password(_))));
         assert!(matches!(parse("grant_type=&username=ada&password=x"), Ok(Grant::Password(_))));

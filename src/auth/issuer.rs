@@ -1,4 +1,4 @@
-//! From a request for tokens to the tokens.
+//! Issues access tokens and refresh tokens.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -9,112 +9,78 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use super::access_token::{ACCESS_TOKEN_LIFETIME, InvalidToken, SigningKeys};
-use super::grant::{Credentials, Grant};
+use super::bytes::{digest_of, random};
+use super::grant::{Credentials, Grant, GrantError};
 use super::password::PasswordChecker;
 use super::rate_limit::RateLimit;
 use super::recent_logins::RecentLogins;
-use super::{digest_of, random};
 use crate::core::network::network_of;
-use crate::core::secret::Secret;
 use crate::core::timestamp::Timestamp;
-use crate::store::backend::{Backend, RefreshToken, Rotation, StoreError};
-use crate::store::{AppendError, Store};
+use crate::secret::Secret;
+use crate::store::Store;
+use crate::store::backend::Backend;
+use crate::store::tokens::{self, RefreshToken, Rotation};
 
-/// How long a refresh token can be exchanged.
 const REFRESH_TOKEN_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Gives tokens to whoever knows the password.
+/// Issues tokens to clients that know the password.
 pub struct Issuer {
     username: String,
     passwords: PasswordChecker,
-    /// Makes the digests by which refresh tokens are known. Its key comes from name and password: a change of
-    /// either makes all that were given unknown.
-    refresh_tokens: Hmac<Sha256>,
+    /// The store knows refresh tokens by their HMAC. Its key is derived from name and password, so a change of either
+    /// invalidates all refresh tokens.
+    refresh_token_mac: Hmac<Sha256>,
     keys: SigningKeys,
     store: Store,
-    logins: RateLimit<LoginKey>,
-    networks: RateLimit<IpAddr>,
+    attempts_by_login: RateLimit<LoginKey>,
+    attempts_by_network: RateLimit<IpAddr>,
     recent_logins: RecentLogins,
 }
 
-/// Who shares the attempts to log in.
+/// Which logins share a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum LoginKey {
-    /// All who use a name, known by its digest.
+    /// All with the same name, by its digest.
     Name([u8; 32]),
-    /// Those who use the name that there is, where it has logged in lately.
+    /// All with the right name from a network that has recently logged in.
     Network(IpAddr),
 }
 
-/// What a client gets (RFC 6749, section 5.1).
+/// A token response (RFC 6749, section 5.1).
 pub struct Tokens {
-    /// Lets requests in.
     pub access_token: String,
-    /// How long it does.
+    /// The lifetime of the access token.
     pub expires_in: Duration,
-    /// Gets new tokens, once. Machines that show their password each time need none (section 4.4.3).
+    /// Single-use. `None` for the client credentials grant (section 4.4.3).
     pub refresh_token: Option<String>,
 }
 
-/// Why a client gets no tokens.
-#[derive(Debug)]
-pub enum GrantError {
-    /// The request makes no sense.
-    InvalidRequest(&'static str),
-    /// No such grant is known.
-    UnsupportedGrantType,
-    /// There are no scopes.
-    InvalidScope,
-    /// Name or password of HTTP Basic are wrong or missing.
-    InvalidClient,
-    /// Name, password or refresh token are wrong.
-    InvalidGrant(&'static str),
-    /// The refresh token was used before: all that stem from the same login are revoked.
-    RefreshTokenReused,
-    /// There were too many wrong attempts: how long to wait.
-    TooManyAttempts(Duration),
-    /// Too many logins are being checked.
-    Busy,
-    /// The store does not do its part.
-    Store(AppendError),
-}
-
 impl Issuer {
-    /// An issuer for one name and password.
-    ///
-    /// # Errors
-    /// The password cannot be hashed.
     pub fn new(credentials: Credentials, keys: SigningKeys, store: Store) -> anyhow::Result<Issuer> {
         let username = credentials.username.clone();
         let (passwords, key) = PasswordChecker::start(credentials)?;
         Ok(Issuer {
             username,
             passwords,
-            refresh_tokens: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"),
+            refresh_token_mac: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"),
             keys,
             store,
-            logins: RateLimit::new(),
-            networks: RateLimit::new(),
+            attempts_by_login: RateLimit::new(),
+            attempts_by_network: RateLimit::new(),
             recent_logins: RecentLogins::default(),
         })
     }
 
-    /// Makes sure that an access token is valid: until when.
-    ///
-    /// # Errors
-    /// It is not.
+    /// Verifies an access token. Returns when it expires.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Timestamp, InvalidToken> {
         self.keys.verify(token, &self.username, now)
     }
 
-    /// Gives tokens to a client at an address, or to one that has none: those are not taken for one another.
-    ///
-    /// # Errors
-    /// Why it gets none.
+    /// Issues tokens. Attempts are limited for each network; clients without an address do not share one limit.
     pub async fn grant(&self, grant: Grant, address: Option<IpAddr>) -> Result<Tokens, GrantError> {
         let network = address.map(network_of);
         let now = Instant::now();
-        let attempt = network.map(|network| self.networks.take(network, now)).transpose();
+        let attempt = network.map(|network| self.attempts_by_network.take(network, now)).transpose();
         let attempt = attempt.map_err(GrantError::TooManyAttempts)?;
         let granted = match grant {
             Grant::Password(credentials) => self.log_in(vec![credentials], true, network, now).await,
@@ -131,14 +97,14 @@ impl Issuer {
             matches!(error, InvalidGrant(_) | RefreshTokenReused | InvalidClient)
         };
         match (&granted, attempt, network) {
-            (Ok(_), _, Some(network)) => self.recent_logins.note(network, now),
+            (Ok(_), _, Some(network)) => self.recent_logins.record(network, now),
             (Err(error), Some(attempt), _) if wrong(error) => attempt.was_wrong(),
             _ => {}
         }
         granted
     }
 
-    /// `readings` are the same name and password, as they can be read; there is at least one.
+    /// `readings` are the possible decodings of the same credentials; there is at least one.
     async fn log_in(
         &self,
         readings: Vec<Credentials>,
@@ -147,7 +113,7 @@ impl Issuer {
         now: Instant,
     ) -> Result<Tokens, GrantError> {
         let key = self.login_key(&readings, network, now);
-        let attempt = self.logins.take(key, now).map_err(GrantError::TooManyAttempts)?;
+        let attempt = self.attempts_by_login.take(key, now).map_err(GrantError::TooManyAttempts)?;
         if !self.passwords.check(readings).await.map_err(|_| GrantError::Busy)? {
             attempt.was_wrong();
             return Err(GrantError::InvalidGrant("name or password is wrong"));
@@ -157,7 +123,7 @@ impl Issuer {
         self.tokens(refresh_token)
     }
 
-    /// Whose attempts a login is one of: who guesses from elsewhere must not use up those of the name's owner.
+    /// The rate limit that a login counts against. Guesses from elsewhere must not lock the owner of the name out.
     fn login_key(&self, readings: &[Credentials], network: Option<IpAddr>, now: Instant) -> LoginKey {
         let own = digest_of(&self.username);
         let mut names = readings.iter().map(|reading| digest_of(&reading.username));
@@ -172,9 +138,8 @@ impl Issuer {
     async fn first_refresh_token(&self) -> Result<String, GrantError> {
         let (text, digest) = self.new_refresh_token()?;
         let now = Timestamp::now();
-        let token =
-            RefreshToken { digest, family: random().map_err(no_randomness)?, expires_at: expiry(now) };
-        let added = self.store.write(move |backend| backend.add_refresh_token(&token, now)).await;
+        let token = RefreshToken { digest, family: random()?, expires_at: expiry(now) };
+        let added = self.store.write(move |backend| tokens::add_refresh_token(backend, &token, now)).await;
         added.map_err(GrantError::Store)?;
         Ok(text)
     }
@@ -184,7 +149,7 @@ impl Issuer {
         let (text, successor) = self.new_refresh_token()?;
         let now = Timestamp::now();
         let rotate = move |backend: &mut dyn Backend| {
-            backend.rotate_refresh_token(digest, (successor, expiry(now)), now)
+            tokens::rotate_refresh_token(backend, digest, (successor, expiry(now)), now)
         };
         match self.store.write(rotate).await.map_err(GrantError::Store)? {
             Rotation::Rotated => self.tokens(Some(text)),
@@ -197,17 +162,17 @@ impl Issuer {
 
     /// A token of 256 random bits, and its digest.
     fn new_refresh_token(&self) -> Result<(String, [u8; 32]), GrantError> {
-        let text = URL_SAFE_NO_PAD.encode(random::<32>().map_err(no_randomness)?);
+        let text = URL_SAFE_NO_PAD.encode(random::<32>()?);
         let digest = self.refresh_token_digest(&text);
         Ok((text, digest))
     }
 
     fn refresh_token_digest(&self, token: &str) -> [u8; 32] {
-        self.refresh_tokens.clone().chain_update(token).finalize().into_bytes().into()
+        self.refresh_token_mac.clone().chain_update(token).finalize().into_bytes().into()
     }
 
     fn tokens(&self, refresh_token: Option<String>) -> Result<Tokens, GrantError> {
-        let id: [u8; 16] = random().map_err(no_randomness)?;
+        let id: [u8; 16] = random()?;
         let access_token = self.keys.issue(&self.username, &id, Timestamp::now());
         Ok(Tokens { access_token, expires_in: ACCESS_TOKEN_LIFETIME, refresh_token })
     }
@@ -215,8 +180,4 @@ impl Issuer {
 
 fn expiry(now: Timestamp) -> Timestamp {
     Timestamp::from_microseconds(now.as_microseconds() + REFRESH_TOKEN_LIFETIME.as_micros() as i64)
-}
-
-fn no_randomness(error: anyhow::Error) -> GrantError {
-    GrantError::Store(AppendError::Store(StoreError::Refused(format!("{error:#}"))))
 }

@@ -1,7 +1,6 @@
-//! The password, as its Argon2id hash alone, checked on a thread of its own.
+//! Checks passwords against an Argon2id hash; the password itself is not kept.
 //!
-//! To check a password takes time by intent. One thread of the lowest priority does it, whatever comes
-//! in, so that events do not wait for logins.
+//! A check is slow by design. One thread of the lowest priority does them all, so that events do not wait for logins.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -11,29 +10,29 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::sync::oneshot;
 
+use super::bytes::{digest_of, random};
 use super::grant::Credentials;
-use super::{digest_of, random};
 
 /// OWASP's Password Storage Cheat Sheet: 19 MiB, 2 passes, 1 lane.
 const MEMORY_KIB: u32 = 19 << 10;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// Checks that wait for the thread: about a second's worth.
+/// Checks that may wait for the thread: about a second's worth.
 const WAITING_LIMIT: usize = 32;
 
-/// How much the thread yields to the others of the machine, of at most 19.
+/// The lowest priority.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 19;
 
-/// The handle of the thread, which ends when it is dropped.
+/// The handle of the thread, which ends when this is dropped.
 pub struct PasswordChecker {
-    questions: SyncSender<Question>,
+    checks: SyncSender<Check>,
 }
 
-struct Question {
+struct Check {
     readings: Vec<Credentials>,
-    answer: oneshot::Sender<bool>,
+    result: oneshot::Sender<bool>,
 }
 
 /// Too many checks wait already.
@@ -41,11 +40,7 @@ struct Question {
 pub struct Busy;
 
 impl PasswordChecker {
-    /// Starts the thread; the password itself is not kept. Beside it a key that is the same wherever name and
-    /// password are, and another where either has changed.
-    ///
-    /// # Errors
-    /// The system gives no thread or no random bytes.
+    /// Starts the thread. Also returns a key that is derived from name and password.
     pub fn start(credentials: Credentials) -> anyhow::Result<(PasswordChecker, [u8; 32])> {
         let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the parameters are in range");
         let mut hasher = Hasher {
@@ -58,23 +53,20 @@ impl PasswordChecker {
         let password = hasher.hash(credentials.password.expose(), &salt);
         let expected = Expected { username, password, salt };
         drop(credentials);
-        let (questions, asked) = sync_channel(WAITING_LIMIT);
+        let (checks, requested) = sync_channel(WAITING_LIMIT);
         thread::Builder::new()
             .name("password checker".to_owned())
-            .spawn(move || answer_all(&asked, &mut hasher, &expected))
+            .spawn(move || check_all(&requested, &mut hasher, &expected))
             .context("cannot start the thread that checks passwords")?;
-        Ok((PasswordChecker { questions }, key))
+        Ok((PasswordChecker { checks }, key))
     }
 
-    /// Whether name and password are both right in one of the ways to read them. All are tried, so that the time does not
-    /// tell which; an unknown name takes as long as a known one.
-    ///
-    /// # Errors
-    /// Too many checks wait already.
+    /// Whether one of the readings has the right name and password. All are tried, and an unknown name takes as long as
+    /// a known one, so the time reveals nothing.
     pub async fn check(&self, readings: Vec<Credentials>) -> Result<bool, Busy> {
-        let (answer, answered) = oneshot::channel();
-        self.questions.try_send(Question { readings, answer }).map_err(|_| Busy)?;
-        answered.await.map_err(|_| Busy)
+        let (result, checked) = oneshot::channel();
+        self.checks.try_send(Check { readings, result }).map_err(|_| Busy)?;
+        checked.await.map_err(|_| Busy)
     }
 }
 
@@ -99,13 +91,13 @@ impl Hasher {
     }
 }
 
-fn answer_all(asked: &Receiver<Question>, hasher: &mut Hasher, expected: &Expected) {
-    // Without it checks would only be slower for others.
+fn check_all(requested: &Receiver<Check>, hasher: &mut Hasher, expected: &Expected) {
+    // If this fails, checks slow other threads down, and nothing else happens.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
-    for Question { readings, answer } in asked {
-        // Nobody waits any more.
-        if answer.is_closed() {
+    for Check { readings, result } in requested {
+        // The client has gone.
+        if result.is_closed() {
             continue;
         }
         let right = readings.iter().fold(Choice::from(0), |right, Credentials { username, password }| {
@@ -113,6 +105,6 @@ fn answer_all(asked: &Receiver<Question>, hasher: &mut Hasher, expected: &Expect
             let password = hasher.hash(password.expose(), &expected.salt).ct_eq(&expected.password);
             right | (username & password)
         });
-        let _ = answer.send(right.into());
+        let _ = result.send(right.into());
     }
 }

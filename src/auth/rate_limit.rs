@@ -1,39 +1,36 @@
-//! How often a password may be guessed.
+//! Rate limits for wrong passwords.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Attempts that may come at once.
+use parking_lot::Mutex;
+
+/// Wrong attempts that are allowed at once.
 const BURST: u32 = 10;
 
-/// After how long another attempt is earned.
+/// The time after which one more is allowed.
 const INTERVAL: Duration = Duration::from_secs(6);
 
-/// Keys that are remembered, in a table of some hundred KiB.
+/// Bounds the table to some hundred KiB.
 const KEY_LIMIT: usize = 4096;
 
-/// Allows each key a burst of attempts, and then one in an interval.
+/// Allows each key a burst of wrong attempts, and then one for each interval.
 ///
 /// Source: the generic cell rate algorithm (ITU-T I.371), which keeps one instant for each key.
 pub struct RateLimit<K> {
-    /// When a key will have earned back all of its attempts.
+    /// When a key has its full burst again.
     recovered_at: Mutex<HashMap<K, Instant>>,
 }
 
 impl<K: Copy + Eq + Hash> RateLimit<K> {
-    /// A limit that has seen no attempt.
     pub fn new() -> RateLimit<K> {
         RateLimit { recovered_at: Mutex::new(HashMap::new()) }
     }
 
-    /// Counts an attempt, until it shows not to be a wrong guess.
-    ///
-    /// # Errors
-    /// There are too many: how long to wait.
+    /// Counts an attempt as wrong until the returned guard is dropped. The error is the time to wait.
     pub fn take(&self, key: K, now: Instant) -> Result<Attempt<'_, K>, Duration> {
-        let mut table = self.lock();
+        let mut table = self.recovered_at.lock();
         let recovered_at = table.get(&key).copied().unwrap_or(now).max(now) + INTERVAL;
         let excess = (recovered_at - now).saturating_sub(INTERVAL * BURST);
         if !excess.is_zero() {
@@ -47,18 +44,13 @@ impl<K: Copy + Eq + Hash> RateLimit<K> {
     }
 
     fn give_back(&self, key: K) {
-        if let Some(recovered_at) = self.lock().get_mut(&key) {
+        if let Some(recovered_at) = self.recovered_at.lock().get_mut(&key) {
             *recovered_at -= INTERVAL;
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Instant>> {
-        self.recovered_at.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// An attempt that counts. It is given back when it is dropped, also by a client that went away before it was told
-/// anything, unless it was wrong.
+/// An attempt in progress. Dropping it gives the attempt back, also when the request is cancelled, unless it was wrong.
 #[must_use]
 pub struct Attempt<'a, K: Copy + Eq + Hash> {
     limit: &'a RateLimit<K>,
@@ -67,7 +59,6 @@ pub struct Attempt<'a, K: Copy + Eq + Hash> {
 }
 
 impl<K: Copy + Eq + Hash> Attempt<'_, K> {
-    /// It was a wrong guess.
     pub fn was_wrong(mut self) {
         self.wrong = true;
     }
@@ -81,7 +72,7 @@ impl<K: Copy + Eq + Hash> Drop for Attempt<'_, K> {
     }
 }
 
-/// Forgets who has recovered, or else who is nearest to it.
+/// Removes the keys that have recovered, or else the one that will recover first.
 fn make_room<K: Copy + Eq + Hash>(table: &mut HashMap<K, Instant>, now: Instant) {
     table.retain(|_, recovered_at| *recovered_at > now);
     if table.len() < KEY_LIMIT {
@@ -123,11 +114,11 @@ mod tests {
         for _ in 0..10 * BURST {
             assert!(limit.take("a", start).is_ok());
         }
-        // As long as they go on, they do.
-        let under_way: Vec<_> = (0..BURST).map(|_| limit.take("a", start).map_err(drop)).collect();
-        assert!(under_way.iter().all(Result::is_ok));
+        // Attempts in progress count.
+        let in_progress: Vec<_> = (0..BURST).map(|_| limit.take("a", start).map_err(drop)).collect();
+        assert!(in_progress.iter().all(Result::is_ok));
         assert_eq!(guess(&limit, "a", start), Err(INTERVAL));
-        drop(under_way);
+        drop(in_progress);
         assert_eq!(guess(&limit, "a", start), Ok(()));
     }
 
@@ -141,7 +132,7 @@ mod tests {
         for key in 0..3 * KEY_LIMIT {
             assert_eq!(guess(&limit, key, start), Ok(()));
         }
-        assert!(limit.lock().len() <= KEY_LIMIT);
+        assert!(limit.recovered_at.lock().len() <= KEY_LIMIT);
         assert_eq!(guess(&limit, usize::MAX, start), Err(INTERVAL));
     }
 }

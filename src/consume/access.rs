@@ -1,17 +1,16 @@
-//! From the settings to what lets requests in.
+//! Builds what authenticates requests from the settings.
 
 use crate::auth::access_token::{KEY_MINIMUM_BYTES, SigningKey, SigningKeys};
 use crate::auth::grant::Credentials;
-use crate::auth::{self, Access, Issuer};
-use crate::cli::AccessOptions;
-use crate::core::hint::hinted;
-use crate::core::secret::Secret;
-use crate::store::Store;
+use crate::auth::{self, Authenticator, Issuer};
+use crate::consume::settings::AccessSettings;
+use crate::error::hinted;
+use crate::secret::Secret;
+use crate::store::{Store, tokens};
 
-/// The shortest token that never changes, in bytes: whoever guesses is not slowed down.
+/// The shortest fixed token, in bytes: guesses at it are not rate limited.
 const TOKEN_MINIMUM_BYTES: usize = 16;
 
-/// What the settings say of passwords, keys and tokens.
 pub struct Secrets {
     credentials: Option<Credentials>,
     signing_key: Option<SigningKey>,
@@ -20,38 +19,18 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Takes the secrets out of the settings, and reads those that are in files.
-    ///
     /// # Errors
-    /// A file cannot be used, or something is missing.
-    pub fn read(options: &mut AccessOptions) -> anyhow::Result<Secrets> {
-        let choose = |file: &Option<_>, value: Option<Secret>, flag: &str| {
-            Secret::choose(file.as_deref(), value.as_ref(), flag)
-        };
-        let password = choose(&options.password_file, options.password.take(), "--password-file")?;
-        let key = choose(&options.signing_key_file, options.signing_key.take(), "--signing-key-file")?;
-        let previous_key = choose(
-            &options.previous_signing_key_file,
-            options.previous_signing_key.take(),
-            "--previous-signing-key-file",
-        )?;
-        let token = choose(&options.token_file, options.token.take(), "--token-file")?;
+    /// A token or a key is too weak.
+    pub fn new(settings: AccessSettings) -> anyhow::Result<Secrets> {
+        let AccessSettings { credentials, token, signing_key, previous_signing_key } = settings;
         token.as_ref().map_or(Ok(()), check_token)?;
-        let credentials = match (options.username.clone(), password) {
-            (Some(username), Some(password)) => Some(Credentials { username, password }),
-            (Some(_), None) => {
-                let hint = "give --password-file FILE, or set EVENTCTL_PASSWORD";
-                return Err(hinted("`--username` has no password", hint));
-            }
-            (None, Some(_)) => return Err(hinted("a password has no name", "give --username NAME")),
-            (None, None) => None,
+        let key_of = |secret: Option<Secret>, flag: &str| {
+            secret.map(|secret| parse_signing_key(&secret, flag)).transpose()
         };
         Ok(Secrets {
             credentials,
-            signing_key: key.map(|key| signing_key(&key, "--signing-key-file")).transpose()?,
-            previous_signing_key: previous_key
-                .map(|key| signing_key(&key, "--previous-signing-key-file"))
-                .transpose()?,
+            signing_key: key_of(signing_key, "--signing-key-file")?,
+            previous_signing_key: key_of(previous_signing_key, "--previous-signing-key-file")?,
             token,
         })
     }
@@ -61,11 +40,8 @@ impl Secrets {
         self.credentials.is_some() || self.token.is_some()
     }
 
-    /// What lets requests in; nothing where anyone may come in. Of the password only a hash is left.
-    ///
-    /// # Errors
-    /// The store has no key to sign with.
-    pub async fn into_access(self, store: &Store) -> anyhow::Result<Option<Access>> {
+    /// None where requests need no authentication. Of the password only a hash is kept.
+    pub async fn into_access(self, store: &Store) -> anyhow::Result<Option<Authenticator>> {
         let issuer = match self.credentials {
             None => None,
             Some(credentials) => {
@@ -77,7 +53,7 @@ impl Secrets {
                 Some(Issuer::new(credentials, keys, store.clone())?)
             }
         };
-        Ok(Access::new(self.token.as_ref(), issuer))
+        Ok(Authenticator::new(self.token.as_ref(), issuer))
     }
 }
 
@@ -92,17 +68,17 @@ fn check_token(token: &Secret) -> anyhow::Result<()> {
     Err(hinted(problem, "make one with openssl rand -hex 32"))
 }
 
-fn signing_key(key: &Secret, flag: &str) -> anyhow::Result<SigningKey> {
+fn parse_signing_key(key: &Secret, flag: &str) -> anyhow::Result<SigningKey> {
     SigningKey::new(key.expose().as_bytes()).ok_or_else(|| {
         let problem = format!("the key of `{flag}` is shorter than {KEY_MINIMUM_BYTES} bytes");
         hinted(problem, "make one with openssl rand -base64 48")
     })
 }
 
-/// The key that the store keeps, so that tokens outlive the process that gave them.
+/// The key in the store, so that tokens outlive the process that issued them.
 async fn stored_signing_key(store: &Store) -> anyhow::Result<SigningKey> {
     let candidate = auth::random()?;
-    let key = store.write(move |backend| backend.signing_key(candidate)).await;
+    let key = store.write(move |backend| tokens::signing_key(backend, candidate)).await;
     let key = key.map_err(|error| anyhow::anyhow!("cannot keep a signing key in the store: {error}"))?;
     Ok(SigningKey::new(&key).expect("a key of the store has 32 bytes"))
 }

@@ -1,30 +1,30 @@
-//! Compressed bodies: what requests have is decoded, and responses are compressed where their client accepts it.
+//! Content codings: decodes request bodies, and compresses responses where the client accepts it.
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue, VARY};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 
-use super::content::Content;
+use super::answer::{Answer, add_vary};
+use super::body::Content;
 use super::problem::Problem;
-use super::routes::Answer;
-use super::share::{Shared, reserve};
+use super::response_share::{Shared, reserve};
 use crate::core::coding::{Coding, DecodeError};
 use crate::core::negotiation::{weight_of, weights};
 use crate::core::text::excerpt;
 use crate::store::{Reservation, Store};
 
-/// Bodies that are coded at once, each on a thread of its own; others wait. It bounds the memory for their windows.
+/// At most this many bodies are coded at once, each on its own thread. It bounds the memory for their windows.
 static WORKERS: Semaphore = Semaphore::const_new(2);
 
-/// Responses below this size are sent as they are: it is not worth the time of either side.
+/// Smaller responses are not compressed: it is not worth the time of either side.
 const SMALLEST_BYTES: usize = 1 << 10;
 
-/// The coding of a request's body; none where it is not compressed.
+/// The coding of a request body; none where it is not compressed.
 ///
 /// # Errors
-/// 415 for all but one gzip or zstd, with those that are taken (RFC 9110, section 12.5.3).
+/// 415 for all but one gzip or zstd, with the supported codings (RFC 9110, section 12.5.3).
 pub fn of_request(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
     let Some(name) = sole_coding(headers)? else { return Ok(None) };
     let coding = Coding::of(name);
@@ -34,10 +34,8 @@ pub fn of_request(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
     })
 }
 
-/// Makes sure that the body of a request is not compressed.
-///
 /// # Errors
-/// 415 where it is.
+/// 415 where the body is compressed.
 pub fn check_uncompressed(headers: &HeaderMap) -> Result<(), Problem> {
     match sole_coding(headers)? {
         None => Ok(()),
@@ -56,14 +54,13 @@ fn sole_coding(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 }
 
 fn unsupported(detail: String, accepted: &'static str) -> Problem {
-    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
-    problem.with_header(ACCEPT_ENCODING, HeaderValue::from_static(accepted))
+    Problem::unsupported_media_type(detail).with_header(ACCEPT_ENCODING, HeaderValue::from_static(accepted))
 }
 
-/// What a compressed body stands for. Its size is limited as that of any body is; room in memory is taken as it grows.
+/// Decompresses a request body. The limit holds for its decompressed size; the reservation grows with it.
 ///
 /// # Errors
-/// 413 above the limit, 503 without room in memory, 400 where it is malformed.
+/// 413 above the limit, 503 without memory, 400 where it is malformed.
 pub async fn decode(
     coding: Coding,
     body: Bytes,
@@ -77,28 +74,24 @@ pub async fn decode(
     decoded.await?.map_err(|error| match error {
         DecodeError::TooLarge => Problem::body_too_large(limit_bytes),
         DecodeError::NoRoom => Problem::overloaded(),
-        DecodeError::Malformed => {
-            let detail = match coding {
-                Coding::Gzip => "the body is not gzip, or is cut off: not stored",
-                Coding::Zstd => "the body is not zstd, is cut off, or needs a window above 8 MiB: not stored",
-            };
-            Problem::new(StatusCode::BAD_REQUEST, detail)
-        }
+        DecodeError::Malformed => Problem::bad_request(match coding {
+            Coding::Gzip => "the body is not gzip, or is cut off: not stored",
+            Coding::Zstd => "the body is not zstd, is cut off, or needs a window above 8 MiB: not stored",
+        }),
     })
 }
 
-/// Runs what takes a processor's time where it holds up nobody else. Who waits for it may go away: it ends by itself.
+/// Runs CPU-bound work on a thread of its own. It runs to its end even if the request is cancelled.
 async fn on_worker<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     let permit: SemaphorePermit<'static> = WORKERS.acquire().await.expect("the semaphore is never closed");
     let worked = spawn_blocking(move || {
         let _permit = permit;
         work()
     });
-    let failed = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service stops");
-    worked.await.map_err(failed)
+    worked.await.map_err(|_| Problem::unavailable("the service is stopping"))
 }
 
-/// The coding that a client likes best; none where it likes none better than `identity`.
+/// The coding that the client prefers; none where it prefers `identity`.
 pub fn accepted(headers: &HeaderMap) -> Option<Coding> {
     let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let weights: Vec<(&str, f32)> = weights(values).collect();
@@ -110,9 +103,9 @@ pub fn accepted(headers: &HeaderMap) -> Option<Coding> {
     (best.0 > 0.0 && best.0 >= identity).then_some(best.1)
 }
 
-/// The same response, compressed where that is accepted and worth it. Streams and what is no success stay as they are.
+/// Compresses a response where the client accepts it and it is not small. Only 200 is compressed, and no stream.
 pub async fn compressed(
-    answer: Answer,
+    mut answer: Answer,
     accepted: Option<Coding>,
     store: &Store,
     share: Option<Shared>,
@@ -120,20 +113,20 @@ pub async fn compressed(
     if answer.status() != StatusCode::OK || !matches!(answer.body(), Content::Whole(_)) {
         return answer;
     }
+    add_vary(&mut answer, "Accept-Encoding");
     let (mut head, content) = answer.into_parts();
-    vary(&mut head.headers, "Accept-Encoding");
     let content = content.into_bytes();
     let Some(coding) = accepted.filter(|_| content.len() >= SMALLEST_BYTES) else {
         return Answer::from_parts(head, content.into());
     };
-    // The original keeps its room in memory until it is compressed.
+    // The original keeps its reservation until it is compressed.
     let original = content.clone();
     let encoded = on_worker(move || coding.encode(&original)).await;
-    let smaller = match encoded {
-        Ok(Ok(encoded)) if encoded.len() < content.len() => reserve(store, share.as_ref(), encoded).ok(),
+    let encoded = match encoded {
+        Ok(Ok(encoded)) => reserve(store, share.as_ref(), encoded).ok(),
         _ => None,
     };
-    let content = match smaller {
+    let content = match encoded {
         Some(encoded) => {
             head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
             encoded
@@ -141,17 +134,6 @@ pub async fn compressed(
         None => content,
     };
     Answer::from_parts(head, content.into())
-}
-
-/// Adds a header of the request to those that a response depends on.
-fn vary(headers: &mut HeaderMap, name: &'static str) {
-    let value = match headers.get(VARY).and_then(|value| value.to_str().ok()) {
-        None => HeaderValue::from_static(name),
-        Some(others) => {
-            HeaderValue::try_from(format!("{others}, {name}")).expect("names of headers are ASCII")
-        }
-    };
-    headers.insert(VARY, value);
 }
 
 #[cfg(test)]

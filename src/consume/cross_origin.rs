@@ -1,21 +1,21 @@
-//! What web pages may do here: those of another origin nothing, unless the settings name it.
+//! Refuses requests of web pages of other origins, unless `--allow-origin` names the origin.
 //!
-//! A browser sends the requests of any page to any server, this machine's too. Three headers that no page can set
-//! tell them apart: `Sec-Fetch-Site` (Fetch Metadata), `Origin` (RFC 6454), and `Host`, which has the name of the
-//! page's own server where a name is made to resolve to this machine (DNS rebinding).
+//! A browser lets any page send requests to any server, on this machine too. Three headers that no page can set tell
+//! these requests apart: `Sec-Fetch-Site` (Fetch Metadata), `Origin` (RFC 6454), and `Host`, which names the page's own
+//! server where that name was made to resolve to this machine (DNS rebinding).
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HOST, HeaderMap,
-    HeaderName, HeaderValue, ORIGIN, VARY,
+    HeaderName, HeaderValue, ORIGIN,
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{Method, Response, StatusCode};
 
-use super::content::Content;
+use super::answer::{Answer, add_vary};
+use super::body::Content;
 use super::problem::Problem;
-use super::routes::Answer;
 use crate::core::origin::{HostName, Origin};
 use crate::core::text::excerpt;
 
@@ -23,38 +23,34 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-/// A draft of Chromium's for servers in private networks, which it asks for in a preflight request.
+/// Private Network Access, a draft that Chromium follows: it asks for this in a preflight request.
 const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
 const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
-/// How long a browser may keep the answer to a preflight request, in seconds: as long as Chromium does at most.
+/// How long a browser may cache a preflight response, in seconds: Chromium's maximum.
 const PREFLIGHT_SECONDS: &str = "7200";
 
-/// What the pages of an allowed origin can send, and read, besides what all pages can.
+/// What pages of an allowed origin may send and read, besides what any page may (the safelists of the Fetch standard).
 const METHODS: &str = "GET, HEAD, POST";
 const REQUEST_HEADERS: &str =
     "authorization, content-type, content-encoding, idempotency-key, last-event-id, traceparent";
-const RESPONSE_HEADERS: &str = "link, location, retry-after, www-authenticate";
+const RESPONSE_HEADERS: &str = "link, location, replica-position, retry-after, www-authenticate";
 
-/// The hosts that are served, and the origins whose pages may do what their requests ask for.
 pub struct CrossOrigin {
-    /// The hosts besides this machine's own names; none where any is served.
+    /// The hosts that are served besides loopback names and addresses; none where any host is served.
     pub hosts: Option<Vec<HostName>>,
-    /// The origins that are allowed by name.
     pub allowed: Vec<Origin>,
-    /// Whether this server serves https, so that no page of its own comes by http.
+    /// This server serves https, so that its own page cannot have come by http.
     pub serves_https: bool,
 }
 
 impl CrossOrigin {
-    /// Makes sure that a request is for a host that is served.
-    ///
     /// # Errors
-    /// 421 where it is not (RFC 9110, section 15.5.20).
+    /// 421 where the request is for a host that is not served (RFC 9110, section 15.5.20).
     pub fn check_host(&self, head: &Parts) -> Result<(), Problem> {
         let Some(hosts) = &self.hosts else { return Ok(()) };
         let in_header = head.headers.get_all(HOST).iter().filter_map(|host| host.to_str().ok());
-        // A request without any is not from a browser.
+        // Browsers always send a host.
         let mut named = in_header.chain(target_host(head)).filter(|host| !host.is_empty());
         let served = |host: &HostName| host.is_this_machine() || hosts.contains(host);
         match named.find(|host| !served(&HostName::of(host))) {
@@ -69,11 +65,10 @@ impl CrossOrigin {
         }
     }
 
-    /// Makes sure that a request does not come from a page of another origin; the origin, where it is one that is
-    /// allowed by name.
+    /// Returns the origin of the page where it is an allowed one.
     ///
     /// # Errors
-    /// 403 where it does.
+    /// 403 for a page of another origin that is not allowed.
     pub fn check_origin(&self, head: &Parts) -> Result<Option<HeaderValue>, Problem> {
         let refusal = || {
             let detail = "this request comes from a page of another origin: if it is meant to, allow its origin \
@@ -92,10 +87,10 @@ impl CrossOrigin {
             return Ok(value.cloned());
         }
         let own = match site.map(HeaderValue::as_bytes) {
-            // `none` is somebody who types an address, or opens a bookmark.
+            // `none`: the user typed the address or opened a bookmark.
             Some(b"same-origin" | b"none") => true,
             Some(_) => is_navigation(head),
-            // Browsers leave it out on the way to servers that they do not trust: unencrypted and elsewhere.
+            // Browsers omit Sec-Fetch-Site for servers that they do not consider trustworthy: unencrypted, non-loopback.
             None => value.is_none() || origin.is_some_and(|origin| self.is_own(&origin, head)),
         };
         if own { Ok(None) } else { Err(refusal()) }
@@ -107,7 +102,7 @@ impl CrossOrigin {
             && (origin.is_https() || !self.serves_https)
     }
 
-    /// The answer to the preflight request of a page whose origin is allowed; none to all other requests.
+    /// The response to a preflight request of an allowed origin; none for all other requests.
     pub fn preflight(&self, head: &Parts, origin: Option<&HeaderValue>) -> Option<Answer> {
         origin?;
         if head.method != Method::OPTIONS || !head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
@@ -125,18 +120,14 @@ impl CrossOrigin {
         Some(response)
     }
 
-    /// Lets the page of an allowed origin read a response, and caches know that it depends on the origin.
+    /// Lets the page of an allowed origin read the response.
     pub fn mark(&self, answer: &mut Answer, origin: Option<HeaderValue>) {
         if self.allowed.is_empty() {
             return;
         }
-        let headers = answer.headers_mut();
-        let vary = match headers.get(VARY).and_then(|vary| vary.to_str().ok()) {
-            Some(vary) => HeaderValue::try_from(format!("{vary}, Origin")).expect("two names are a header"),
-            None => HeaderValue::from_static("Origin"),
-        };
-        headers.insert(VARY, vary);
+        add_vary(answer, "Origin");
         if let Some(origin) = origin {
+            let headers = answer.headers_mut();
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
         }
@@ -148,14 +139,14 @@ fn target_host(head: &Parts) -> Option<&str> {
     head.uri.scheme().and(head.uri.authority()).map(Authority::as_str)
 }
 
-/// Whether somebody follows a link or opens an address in a tab: no other page sees what comes of it.
+/// Whether the user follows a link to here: no other page can read the response.
 fn is_navigation(head: &Parts) -> bool {
     let is = |name, expected: &[u8]| matches!(single(&head.headers, &name), Ok(Some(value)) if value.as_bytes() == expected);
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     reads && is(SEC_FETCH_MODE, b"navigate") && is(SEC_FETCH_DEST, b"document")
 }
 
-/// A header is given more than once.
+/// The header occurs more than once.
 struct Repeated;
 
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Repeated> {

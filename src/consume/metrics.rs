@@ -1,11 +1,11 @@
-//! What `consume` tells of itself, as Prometheus text or OpenMetrics.
+//! The metrics of `consume`, as Prometheus text or OpenMetrics.
 //!
 //! No label comes from what clients send: routes and outcomes are a fixed few.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,24 +15,23 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::timeout;
 
+use super::route::Target;
 use crate::alert::{DeliveryMetrics, kind_of};
-use crate::core::metrics::DURATION_BUCKETS;
+use crate::core::measurement::DURATION_BUCKETS;
 use crate::core::timestamp::Timestamp;
 use crate::exposition;
 use crate::store::Store;
+use crate::store::outbox::open_deliveries;
 
-/// How long a scrape waits for the store; without it, what it would have told is left as it was.
-const STORE_TIME: Duration = Duration::from_secs(2);
+/// How long a scrape waits for the store; beyond, the store's own metrics keep their last values.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is counted and measured.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     events: Family<OutcomeLabels, Counter>,
-    /// Connections that are open.
     pub connections: Gauge,
-    /// Streams of events that are open.
     pub event_streams: Gauge,
     queue_events: Gauge,
     queue_bytes: Gauge,
@@ -64,21 +63,18 @@ struct ChannelLabels {
     channel: &'static str,
 }
 
-/// What became of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventOutcome {
-    /// On disk.
     Stored,
-    /// On disk since an earlier request with the same key.
+    /// Stored by an earlier request with the same key.
     Repeated,
-    /// Not stored: the key stands for another body.
+    /// Not stored: the key was used with another body.
     KeyReused,
-    /// Not stored, or unknown: the store or the queue.
+    /// Not stored, or unknown.
     Failed,
 }
 
 impl Metrics {
-    /// Nothing counted yet.
     pub fn new(store: &Store, deliveries: &DeliveryMetrics) -> Metrics {
         let mut metrics = Metrics {
             registry: Registry::with_prefix("eventctl"),
@@ -102,69 +98,79 @@ impl Metrics {
         let registry = &mut self.registry;
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
-        registry.register("http_requests", "Requests that were answered", self.requests.clone());
+        registry.register("http_requests", "Answered requests", self.requests.clone());
         registry.register_with_unit(
             "http_request_duration",
-            "Time from the head of a request to its response",
+            "Time from the headers of a request to its response",
             Unit::Seconds,
             self.request_seconds.clone(),
         );
-        registry.register("connections", "Connections that are open", self.connections.clone());
-        registry.register("event_streams", "Streams of events that are open", self.event_streams.clone());
-        registry.register("events", "Events that clients sent, by what became of them", self.events.clone());
+        registry.register("connections", "Open connections", self.connections.clone());
+        registry.register("event_streams", "Open event streams", self.event_streams.clone());
+        registry.register("events", "Events that clients sent, by outcome", self.events.clone());
         let writer = store.metrics();
         registry.register_with_unit(
             "commit_duration",
-            "Time that commits of events took",
+            "Duration of commits of events",
             Unit::Seconds,
             writer.commit_seconds.clone(),
         );
         registry.register("commit_events", "Events in a commit", writer.commit_events.clone());
         registry.register(
             "store_failures",
-            "Times that the store stopped taking writes",
+            "Times that the store stopped accepting writes",
             writer.failures.clone(),
         );
-        registry.register("queue_events", "Events that wait for their commit", self.queue_events.clone());
+        registry.register("queue_events", "Events that wait for a commit", self.queue_events.clone());
         registry.register_with_unit(
             "queue_size",
-            "Requests that are read or wait for their commit",
+            "Memory of requests that are being read or wait for a commit",
             Unit::Bytes,
             self.queue_bytes.clone(),
         );
         registry.register_with_unit(
             "last_commit_timestamp",
-            "When the last commit was",
+            "Time of the last commit",
             Unit::Seconds,
             self.last_commit.clone(),
         );
-        registry.register_with_unit("store_size", "The database", Unit::Bytes, self.database_bytes.clone());
+        registry.register_with_unit(
+            "store_size",
+            "Size of the database",
+            Unit::Bytes,
+            self.database_bytes.clone(),
+        );
         registry.register_with_unit(
             "store_log_size",
-            "The log that is not yet copied into the database",
+            "Size of the write-ahead log",
             Unit::Bytes,
             self.log_bytes.clone(),
         );
+        let asynchronous_replicas = Gauge::<i64>::default();
+        asynchronous_replicas.set(store.has_asynchronous_replicas.into());
+        registry.register(
+            "asynchronous_replicas",
+            "1 where the server of the store had replicas at the start and its commits wait for none",
+            asynchronous_replicas,
+        );
         registry.register(
             "alert_deliveries",
-            "Attempts to deliver alerts, by kind of channel and what became of them",
+            "Attempts to deliver alerts, by kind of channel and outcome",
             deliveries.attempts.clone(),
         );
         registry.register(
             "alert_deliveries_open",
-            "Deliveries that are still to be made, by kind of channel",
+            "Pending alert deliveries, by kind of channel",
             self.open_deliveries.clone(),
         );
     }
 
-    /// Counts a request that was answered.
     pub fn answered(&self, target: Target, status: StatusCode, took: Duration) {
         let Target { route, method } = target;
         self.requests.get_or_create(&RequestLabels { route, method, status: status.as_u16() }).inc();
         self.request_seconds.get_or_create(&RouteLabels { route }).observe(took.as_secs_f64());
     }
 
-    /// Counts events by what became of them.
     pub fn settled(&self, outcome: EventOutcome, count: usize) {
         let outcome = match outcome {
             EventOutcome::Stored => "stored",
@@ -175,7 +181,7 @@ impl Metrics {
         self.events.get_or_create(&OutcomeLabels { outcome }).inc_by(count as u64);
     }
 
-    /// All of it as text, with what the store tells at this moment.
+    /// The metrics as text, with the current state of the store.
     pub async fn text(&self, store: &Store, format: exposition::Format) -> String {
         let backlog = store.backlog();
         self.queue_events.set(as_gauge(backlog.events));
@@ -183,8 +189,8 @@ impl Metrics {
         if let Some(ago) = backlog.last_commit {
             self.last_commit.set(Timestamp::now().before(ago).as_microseconds() as f64 / 1e6);
         }
-        let asked = store.read(|reader| Ok((reader.size()?, reader.open_deliveries()?)));
-        if let Ok(Ok((size, open))) = timeout(STORE_TIME, asked).await {
+        let reading = store.read(|reader| Ok((reader.size()?, open_deliveries(reader)?)));
+        if let Ok(Ok((size, open))) = timeout(STORE_TIMEOUT, reading).await {
             self.database_bytes.set(size.database_bytes);
             self.log_bytes.set(size.log_bytes.unwrap_or_default());
             self.open_deliveries.clear();
@@ -194,41 +200,6 @@ impl Metrics {
             }
         }
         exposition::text_of(&self.registry, format)
-    }
-}
-
-/// What a request asks for, as far as it is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// The path, with a name in place of an id.
-    pub route: &'static str,
-    /// The method.
-    pub method: &'static str,
-}
-
-impl Target {
-    /// One of a fixed few, whatever the request says.
-    pub fn of(method: &Method, path: &str) -> Target {
-        let route = match path.strip_suffix('/').unwrap_or(path) {
-            "" => "/",
-            "/event" => "/event",
-            "/event/stream" => "/event/stream",
-            "/api/v1/health-alert" => "/api/v1/health-alert",
-            "/token" => "/token",
-            "/health" => "/health",
-            "/ready" => "/ready",
-            "/metrics" => "/metrics",
-            "/openapi.json" => "/openapi.json",
-            path if path.starts_with("/event/") => "/event/{id}",
-            _ => "other",
-        };
-        let method = match *method {
-            Method::GET => "GET",
-            Method::HEAD => "HEAD",
-            Method::POST => "POST",
-            _ => "other",
-        };
-        Target { route, method }
     }
 }
 

@@ -1,209 +1,276 @@
-//! `eventctl consume`: accepts connections, and drains them when it is asked to stop.
+//! `eventctl consume`: an HTTP server that stores events.
+//!
+//! ```text
+//! server   sockets → TLS → HTTP/1.1 or HTTP/2 → requests
+//! routes   requests → checks → one file for each route → responses
+//! ```
 
 mod access;
-mod admission;
-mod client;
+mod answer;
+mod body;
+mod client_address;
 mod coding;
-mod connection;
-mod content;
 mod cross_origin;
-mod health_alert;
-mod http1;
-mod http2;
-mod listen;
-mod listing;
 mod metrics;
-mod openapi;
-mod page;
 mod problem;
+mod query_string;
+mod request_body;
+mod request_checks;
 mod requests;
+mod response_share;
 mod retention;
+mod route;
 mod routes;
-mod share;
-mod stream;
-mod tls;
-mod token;
-mod upload;
+mod server;
+mod settings;
+mod tasks;
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use prometheus_client::metrics::gauge::Gauge;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
-use self::admission::{Admission, Place};
-use self::client::{Client, TrustedProxies};
-use self::connection::{Connection, ConnectionLimits};
 use self::cross_origin::CrossOrigin;
-use self::listen::{Listeners, Socket};
 use self::metrics::Metrics;
+pub use self::query_string::parse_page_query;
 use self::requests::RequestLog;
-use self::retention::Retention;
-use self::routes::Routes;
-use self::stream::{Hub, heartbeat_within};
-use self::tls::Tls;
+pub use self::retention::Retention;
+use self::routes::{AppState, Hub, heartbeat_within};
+use self::server::{Listeners, Phase, Server, Tls};
+pub use self::settings::{
+    AccessSettings, CrossOriginSettings, Limits, ListenSettings, Settings, StoreSettings, Timeouts,
+    TlsSettings,
+};
+use self::tasks::Tasks;
 use crate::alert::{Alerts, Dispatcher};
-use crate::auth::Access;
-use crate::cli::ConsumeOptions;
-use crate::core::hint::Hint;
+use crate::core::duration::in_units;
 use crate::core::network::ListenAddress;
 use crate::core::origin::HostName;
+use crate::error::Hint;
 use crate::exposition;
 use crate::shutdown::Shutdown;
-use crate::store::{Store, StoreLimits, StoreOptions};
+use crate::store::{Store, StoreLimits, StoreOptions, Writer};
 use crate::systemd::Supervisor;
 
-/// How long to wait before accepting again when the system has no more file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// File descriptors that are not connections: store, listener, runtime, standard streams.
+/// File descriptors that are not connections: store, listeners, runtime, standard streams.
 const OTHER_FILES: u64 = 64;
 
-/// How long one read of the store may take.
-const READ_TIME: Duration = Duration::from_secs(10);
+/// The timeout of one read of the store.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The part of the memory for responses that one connection may have.
-const CONNECTION_SHARE: usize = 8;
-
-/// The part of the drain's time that is kept for closing the store.
+/// One part in this many of the drain timeout is reserved for closing the store.
 const CLOSING_SHARE: u32 = 4;
 
 /// Serves until SIGTERM or SIGINT, then drains.
-///
-/// # Errors
-/// The store cannot be opened, the address cannot be bound, or the store was not closed in time.
-pub fn run(options: ConsumeOptions) -> anyhow::Result<()> {
-    raise_file_limit(options.max_connections)?;
-    // On the writer's thread alone rests every commit: it gets a core of its own where there are two.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    raise_file_limit(settings.limits.max_connections)?;
+    // Every commit depends on the writer's thread: it gets a core of its own where there are two.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.saturating_sub(1).max(1))
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(options));
+    let served = runtime.block_on(serve(settings));
     runtime.shutdown_background();
     served
 }
 
-async fn serve(mut options: ConsumeOptions) -> anyhow::Result<()> {
+async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut shutdown = Shutdown::listen()?;
-    // Where there is nothing to read again, it is ignored: the default would be to die at once.
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    let alerts = Arc::new(Alerts::new(options.alerts.clone().into_settings()?)?);
-    let tls = Tls::load(&options.tls)?.map(Arc::new);
-    let secrets = access::Secrets::read(&mut options.access)?;
-    let guarded = secrets.guard() || tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
-    let listeners = Listeners::bind(&options, guarded).await?;
-    let limits = StoreLimits { queue_events: options.queue_events, queue_bytes: options.queue_bytes.0 };
-    let retention = Retention::of(&options);
-    let store_options = StoreOptions {
-        read_time: Some(READ_TIME),
-        patience: options.store_timeout,
-        weak_durability: options.allow_weak_durability,
-        deletes: retention.deletes(),
-    };
-    // The runtime's own threads must not wait for a database server.
-    let location = options.db.clone();
-    let shown_store = location.to_string();
-    let opening = tokio::task::spawn_blocking(move || Store::open(&location, limits, store_options));
-    let opened = tokio::select! {
-        opened = opening => opened,
-        // Nothing has been accepted yet.
-        _ = shutdown.requested() => return Ok(()),
-    };
-    let (store, mut writer) = opened.context("opening the store has panicked")??;
-    let access = secrets.into_access(&store).await?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    if access.is_some() && tls.is_none() && listeners.are_exposed() {
-        warn!(
-            "passwords and tokens cross the network unencrypted, unless a proxy before this server encrypts"
-        );
+    let Some(mut service) = Service::start(settings, &mut shutdown).await? else { return Ok(()) };
+    service.run(&mut shutdown).await?;
+    service.drain(&mut shutdown).await
+}
+
+/// The running service: what is drained and closed in the end.
+struct Service {
+    server: Server,
+    /// Metrics, event streams, retention, reload of certificates.
+    tasks: Tasks,
+    dispatcher: Dispatcher,
+    writer: Writer,
+    supervisor: Supervisor,
+    timeouts: Timeouts,
+}
+
+impl Service {
+    /// None where the process was asked to stop meanwhile.
+    async fn start(settings: Settings, shutdown: &mut Shutdown) -> anyhow::Result<Option<Service>> {
+        // Without TLS a SIGHUP does nothing; by default it would end the process.
+        let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        let alerts = Arc::new(Alerts::new(settings.alerts)?);
+        let tls = settings.tls.map(Tls::load).transpose()?.map(Arc::new);
+        let secrets = access::Secrets::new(settings.access)?;
+        let requires_authentication =
+            secrets.guard() || tls.as_ref().is_some_and(|tls| tls.requires_client_certificates());
+        let listeners = Listeners::bind(&settings.listen, requires_authentication).await?;
+        let Settings { limits, timeouts, retention, .. } = settings;
+        // Opening a database server's store blocks.
+        let opening = open_store(&settings.store, limits, timeouts, retention);
+        let opened = tokio::select! {
+            opened = tokio::task::spawn_blocking(opening) => opened,
+            _ = shutdown.requested() => return Ok(None),
+        };
+        let (store, writer) = opened.context("opening the store has panicked")??;
+        let access = secrets.into_access(&store).await?;
+        if access.is_some() && tls.is_none() && listeners.are_exposed() {
+            warn!(
+                "passwords and tokens cross the network unencrypted, unless a proxy before this server encrypts"
+            );
+        }
+        let dispatcher = Dispatcher::start(&alerts, &store);
+        let metrics = Arc::new(Metrics::new(&store, alerts.metrics()));
+        let hub = Arc::new(Hub::new(
+            limits.queue_bytes,
+            metrics.event_streams.clone(),
+            heartbeat_within(timeouts.idle),
+        ));
+        let mut tasks = Tasks::default();
+        if let Some(address) = &settings.metrics {
+            let listener = exposition::listen(address).await?;
+            tasks.spawn("metrics", serve_metrics(listener, Arc::clone(&metrics), store.clone()));
+        }
+        tasks.spawn("event streams", Arc::clone(&hub).run(store.clone()));
+        tasks.spawn("retention", retention.run(store.clone()));
+        tasks.spawn("reload of certificates", reload_on(hangup, tls.clone()));
+        let any_host = requires_authentication || listeners.are_exposed();
+        let state = AppState {
+            access,
+            cross_origin: cross_origin(settings.cross_origin, &settings.listen, any_host, tls.is_some()),
+            alerts,
+            hub,
+            metrics,
+            log: RequestLog::default(),
+            exposes_metrics: settings.metrics.is_none(),
+            body_limit_bytes: limits.body_bytes,
+            body_timeout: timeouts.body,
+            store_timeout: timeouts.store,
+            store,
+        };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let urls = listeners.urls(scheme);
+        let server =
+            Server::new(settings.listen.trusted_proxies, limits, timeouts, listeners, Arc::new(state), tls);
+        for url in &urls {
+            // Browsers do not use Unix sockets.
+            let page = if url.starts_with(scheme) { " (in a browser: the live page)" } else { "" };
+            info!(store = %settings.store.location, "listening on {url}{page}");
+        }
+        retention.announce();
+        let supervisor = Supervisor::from_environment();
+        supervisor.ready(&format!("listening on {}", urls.join(", ")));
+        Ok(Some(Service { server, tasks, dispatcher, writer, supervisor, timeouts }))
     }
-    let dispatcher = Dispatcher::start(&alerts, &store);
-    let metrics = Arc::new(Metrics::new(&store, alerts.metrics()));
-    let scraped = match &options.metrics {
-        Some(address) => Some(exposition::listen(address).await?),
-        None => None,
-    };
-    let mut scraping = pin!(serve_metrics(scraped, Arc::clone(&metrics), store.clone()));
-    let swept = store.clone();
-    let mut sweeping = pin!(retention.run(&swept));
-    let cross_origin = cross_origin(&options, guarded || listeners.are_exposed(), tls.is_some());
-    let routes = routes(&options, store, access, cross_origin, alerts, metrics);
-    let mut following = pin!(Arc::clone(&routes.hub).run(routes.store.clone()));
-    let places = listeners.places(scheme);
-    let mut server = Server::new(&options, listeners, routes, tls.clone());
-    for place in &places {
-        // No browser speaks to a socket of the file system.
-        let page = if place.starts_with(scheme) { " (in a browser: the live page)" } else { "" };
-        info!(store = %shown_store, "listening on {place}{page}");
-    }
-    retention.announce();
-    let mut supervisor = Supervisor::from_environment();
-    supervisor.ready(&format!("listening on {}", places.join(", ")));
-    {
+
+    /// Serves until the process is asked to stop, and on for the lame-duck time, which a second signal ends.
+    async fn run(&mut self, shutdown: &mut Shutdown) -> anyhow::Result<()> {
+        let Service { server, tasks, writer, supervisor, timeouts, .. } = self;
+        let phase = server.phase.clone();
         let mut accepting = pin!(server.accept());
+        let mut lame_duck = pin!(sleep(timeouts.lame_duck));
         loop {
             tokio::select! {
-                () = accepting.as_mut() => unreachable!("accepting never ends by itself"),
-                _ = shutdown.requested() => break,
-                _ = hangup.recv() => reload(tls.as_deref()),
-                () = scraping.as_mut() => unreachable!("metrics are served for ever"),
-                () = following.as_mut() => unreachable!("new events are read for ever"),
-                () = sweeping.as_mut() => unreachable!("events grow old for ever"),
+                never = accepting.as_mut() => match never {},
+                _ = shutdown.requested() => {
+                    let is_over = *phase.borrow() == Phase::LameDuck || timeouts.lame_duck.is_zero();
+                    if is_over {
+                        return Ok(());
+                    }
+                    info!("about to stop: serving for another {}, not ready any more", in_units(timeouts.lame_duck));
+                    phase.send_replace(Phase::LameDuck);
+                    lame_duck.as_mut().reset(Instant::now() + timeouts.lame_duck);
+                }
+                () = lame_duck.as_mut(), if *phase.borrow() == Phase::LameDuck => return Ok(()),
+                error = tasks.failed() => return Err(error),
                 () = supervisor.watch() => {}
                 () = writer.died() => anyhow::bail!("the store's writer thread has stopped"),
             }
         }
     }
-    supervisor.stopping();
-    info!("stopping: the requests at hand are finished first");
-    let deadline = Instant::now() + options.drain_timeout;
-    let connections = server.drain();
-    let connections_deadline = deadline - options.drain_timeout / CLOSING_SHARE;
-    let draining = async {
-        wait_for(connections, connections_deadline).await;
-        // A message that is under way when the time is over is sent again by whoever comes next.
-        let _ = timeout_at(connections_deadline, dispatcher.stop()).await;
-    };
-    tokio::select! {
-        () = draining => {}
-        _ = shutdown.requested() => warn!("stopping at once"),
+
+    /// Finishes the requests in flight and the deliveries of alerts, then closes the store.
+    async fn drain(self, shutdown: &mut Shutdown) -> anyhow::Result<()> {
+        self.supervisor.stopping();
+        info!("stopping: requests in flight are finished first");
+        let deadline = Instant::now() + self.timeouts.drain;
+        let draining = async {
+            let deadline = deadline - self.timeouts.drain / CLOSING_SHARE;
+            self.server.drain(deadline).await;
+            // The next process repeats a delivery that is not finished in time.
+            let _ = timeout_at(deadline, self.dispatcher.stop()).await;
+        };
+        tokio::select! {
+            () = draining => {}
+            _ = shutdown.requested() => warn!("stopping at once"),
+        }
+        // Until here the metrics are served, too.
+        drop(self.tasks);
+        timeout_at(deadline, self.writer.close())
+            .await
+            .context("the store was not closed in time")
+            .hint("give --drain-timeout more time; what was acknowledged is on disk")
     }
-    timeout_at(deadline, writer.close())
-        .await
-        .context("the store was not closed in time")
-        .hint("give --drain-timeout more time; what was acknowledged is on disk")
 }
 
-/// Serves metrics at their own address, where they have one.
-async fn serve_metrics(listener: Option<TcpListener>, metrics: Arc<Metrics>, store: Store) {
-    let Some(listener) = listener else { return std::future::pending().await };
+fn open_store(
+    settings: &StoreSettings,
+    limits: Limits,
+    timeouts: Timeouts,
+    retention: Retention,
+) -> impl FnOnce() -> anyhow::Result<(Store, Writer)> + use<> {
+    let (location, replica) = (settings.location.clone(), settings.replica.clone());
+    let limits = StoreLimits { queue_events: settings.queue_events, queue_bytes: limits.queue_bytes };
+    let options = StoreOptions {
+        read_time: Some(READ_TIMEOUT),
+        patience: timeouts.store,
+        weak_durability: settings.allow_weak_durability,
+        unordered_ids: settings.allow_unordered_ids,
+        replicas: settings.replicas,
+        deletes: retention.deletes(),
+        ..StoreOptions::default()
+    };
+    move || {
+        let (store, writer) = Store::open(&location, limits, options)?;
+        let store = match &replica {
+            Some(replica) => store.with_replica(replica, options)?,
+            None => store,
+        };
+        Ok((store, writer))
+    }
+}
+
+async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>, store: Store) -> Infallible {
     let expose = move |format| {
         let (metrics, store) = (Arc::clone(&metrics), store.clone());
         async move { metrics.text(&store, format).await }
     };
-    exposition::serve(listener, expose).await;
+    exposition::serve(listener, expose).await
 }
 
-fn reload(tls: Option<&Tls>) {
-    match tls.map(Tls::reload) {
-        Some(Ok(())) => info!("the certificate was read again"),
-        Some(Err(error)) => warn!("the certificate stays as it was: {error:#}"),
-        None => {}
+/// Reads the certificates again on each SIGHUP.
+async fn reload_on(mut hangup: Signal, tls: Option<Arc<Tls>>) -> Infallible {
+    loop {
+        if hangup.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        let Some(tls) = tls.clone() else { continue };
+        match tokio::task::spawn_blocking(move || tls.reload()).await {
+            Ok(Ok(())) => info!("the certificate was read again"),
+            Ok(Err(error)) => warn!("the certificate stays as it was: {error:#}"),
+            Err(error) => warn!("the certificate stays as it was: {error}"),
+        }
     }
 }
 
-/// Lets the process open as many files as it has connections, as far as the system allows.
+/// Raises the limit of open files to the number of connections, as far as the system allows.
 fn raise_file_limit(connections: usize) -> anyhow::Result<()> {
     let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHER_FILES);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -221,166 +288,21 @@ fn raise_file_limit(connections: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What pages of other origins may do. Any host is served where a name alone opens nothing, because requests need a
-/// token or a certificate, or where the whole network may read and write; unless the settings name hosts.
-fn cross_origin(options: &ConsumeOptions, any_host: bool, serves_https: bool) -> CrossOrigin {
-    let named = &options.access.allowed_host;
-    let own = options.listen.iter().filter_map(|address| match address {
+/// What pages of other origins may do. Any host is served if `any_host` is set, because a rebound name opens nothing where
+/// requests are authenticated or the whole network has access anyway; unless the settings name hosts.
+fn cross_origin(
+    settings: CrossOriginSettings,
+    listen: &ListenSettings,
+    any_host: bool,
+    serves_https: bool,
+) -> CrossOrigin {
+    let CrossOriginSettings { allowed_hosts, allowed_origins } = settings;
+    let own = listen.addresses.iter().filter_map(|address| match address {
         ListenAddress::Tcp { host, .. } => Some(host),
         ListenAddress::Unix(_) => None,
     });
-    let own = own.chain([&options.host]).map(|host| HostName::of(host));
-    let hosts = (!any_host || !named.is_empty()).then(|| named.iter().cloned().chain(own).collect());
-    CrossOrigin { hosts, allowed: options.access.allow_origin.clone(), serves_https }
-}
-
-fn routes(
-    options: &ConsumeOptions,
-    store: Store,
-    access: Option<Access>,
-    cross_origin: CrossOrigin,
-    alerts: Arc<Alerts>,
-    metrics: Arc<Metrics>,
-) -> Routes {
-    let heartbeat = heartbeat_within(options.idle_timeout);
-    let hub = Hub::new(options.queue_bytes.0, metrics.event_streams.clone(), heartbeat);
-    Routes {
-        store,
-        access,
-        cross_origin,
-        alerts,
-        hub: Arc::new(hub),
-        metrics,
-        log: RequestLog::default(),
-        exposes_metrics: options.metrics.is_none(),
-        body_limit_bytes: options.body_limit.0,
-        body_timeout: options.body_timeout,
-        store_timeout: options.store_timeout,
-    }
-}
-
-/// The listener and its connections.
-struct Server {
-    listeners: Listeners,
-    proxies: Arc<TrustedProxies>,
-    routes: Arc<Routes>,
-    tls: Option<Arc<Tls>>,
-    limits: ConnectionLimits,
-    admission: Admission,
-    connections: JoinSet<()>,
-    drain: watch::Sender<bool>,
-}
-
-impl Server {
-    fn new(options: &ConsumeOptions, listeners: Listeners, routes: Routes, tls: Option<Arc<Tls>>) -> Server {
-        let limits = ConnectionLimits {
-            header_limit_bytes: options.header_limit.0,
-            header_timeout: options.header_timeout,
-            response_timeout: options.response_timeout,
-            idle_timeout: options.idle_timeout,
-            response_share_bytes: options.queue_bytes.0 / CONNECTION_SHARE,
-        };
-        Server {
-            listeners,
-            proxies: Arc::new(TrustedProxies(options.trusted_proxy.clone())),
-            routes: Arc::new(routes),
-            tls,
-            limits,
-            admission: Admission::new(options.max_connections, options.max_connections_per_address),
-            connections: JoinSet::new(),
-            drain: watch::Sender::new(false),
-        }
-    }
-
-    /// Accepts connections for ever. Beyond all limits they wait in the system's queue.
-    async fn accept(&mut self) {
-        loop {
-            let accepted = self.listeners.accept().await;
-            while self.connections.try_join_next().is_some() {}
-            match accepted {
-                Ok((stream, peer)) => {
-                    let is_proxy = self.proxies.include(peer);
-                    // A proxy has the connections of all its clients.
-                    let address = peer.address().filter(|_| !is_proxy);
-                    if let Some(place) = self.admission.admit(address).await {
-                        self.spawn(stream, peer, is_proxy, place);
-                    }
-                }
-                // The connection is gone already, or there are no more file descriptors.
-                Err(error) => {
-                    warn!("cannot accept a connection: {error}");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn spawn(&mut self, socket: Socket, peer: Client, is_proxy: bool, place: Place) {
-        let connection = Connection {
-            peer,
-            proxies: is_proxy.then(|| Arc::clone(&self.proxies)),
-            admitted: place.is_admitted(),
-            routes: Arc::clone(&self.routes),
-            limits: self.limits,
-            drain: self.drain.subscribe(),
-        };
-        let tls = self.tls.as_ref().map(|tls| tls.acceptor());
-        let open = Open::count(self.routes.metrics.connections.clone());
-        self.connections.spawn(async move {
-            // Given back although a request may panic.
-            let _held = (place, open);
-            match socket {
-                Socket::Tcp(stream) => connection.serve(stream, tls).await,
-                Socket::Unix(stream) => connection.serve(stream, tls).await,
-            }
-        });
-    }
-
-    /// Stops accepting, and asks the connections to end with the requests they have.
-    fn drain(self) -> JoinSet<()> {
-        self.drain.send_replace(true);
-        self.routes.hub.end();
-        self.connections
-    }
-}
-
-/// A connection that is counted, for as long as it is open.
-struct Open(Gauge);
-
-impl Open {
-    fn count(gauge: Gauge) -> Open {
-        gauge.inc();
-        Open(gauge)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// Waits for connections to end; those that are open at the deadline are cut.
-async fn wait_for(mut connections: JoinSet<()>, deadline: Instant) {
-    let all = async { while connections.join_next().await.is_some() {} };
-    if timeout_at(deadline, all).await.is_err() {
-        let connections = connections.len();
-        warn!(connections, "{connections} connections were cut: they did not end in time");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connection_whose_task_panics_is_no_longer_counted() {
-        let gauge = Gauge::default();
-        let ended = std::panic::catch_unwind(|| {
-            let _open = Open::count(gauge.clone());
-            assert_eq!(gauge.get(), 0, "this task panics");
-        });
-        assert!(ended.is_err());
-        assert_eq!(gauge.get(), 0);
-    }
+    let own = own.chain([&listen.host]).map(|host| HostName::of(host));
+    let restricts_hosts = !any_host || !allowed_hosts.is_empty();
+    let hosts = restricts_hosts.then(|| allowed_hosts.into_iter().chain(own).collect());
+    CrossOrigin { hosts, allowed: allowed_origins, serves_https }
 }

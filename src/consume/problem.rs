@@ -4,27 +4,26 @@ use hyper::StatusCode;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use serde::Serialize;
 
-use super::routes::{Answer, json_response};
+use super::answer::{Answer, json_response};
 use crate::core::event::{MemberError, ParseError};
-use crate::store::AppendError;
-use crate::store::backend::StoreError;
+use crate::store::error::Cause;
+use crate::store::{AppendError, ReadError, WriteError};
 
-/// How long a client waits before it tries again, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
-/// A refusal: its status, what is wrong, and the headers that go with it.
+/// A refusal: its status, what is wrong, and an additional header.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
     detail: String,
     errors: Vec<MemberError>,
     header: Option<Box<(HeaderName, HeaderValue)>>,
-    /// What is for the log alone.
+    /// For the log alone.
     cause: Option<String>,
 }
 
 impl Problem {
-    /// A problem with a sentence of detail, which never shows internals.
+    /// The detail must not show internals. 503 comes with `Retry-After`.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Problem {
         let problem =
             Problem { status, detail: detail.into(), errors: Vec::new(), header: None, cause: None };
@@ -34,23 +33,51 @@ impl Problem {
         problem
     }
 
-    /// 405, with the methods that there are.
+    pub fn bad_request(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub fn unavailable(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    pub fn unsupported_media_type(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+    }
+
+    pub fn no_route() -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+    }
+
     pub fn method_not_allowed(allowed: &'static str) -> Problem {
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("expected one of {allowed}"));
         problem.with_header(ALLOW, HeaderValue::from_static(allowed))
     }
 
-    /// The same, where to try again does not help until the settings change.
+    pub fn body_too_large(limit_bytes: usize) -> Problem {
+        let detail = format!("the body is larger than {limit_bytes} bytes: not stored");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
+    /// Memory or the queue is full.
+    pub fn overloaded() -> Problem {
+        Problem::unavailable("too many events wait for the store: not stored")
+    }
+
+    fn no_answer(cause: &Cause) -> Problem {
+        Problem { cause: Some(format!("{cause:#}")), ..Problem::unavailable("the store does not answer") }
+    }
+
+    /// Removes `Retry-After`, where a retry cannot succeed until the settings change.
     pub fn lasting(self) -> Problem {
         Problem { header: self.header.filter(|header| header.0 != RETRY_AFTER), ..self }
     }
 
-    /// The same, with a header.
     pub fn with_header(self, name: HeaderName, value: HeaderValue) -> Problem {
         Problem { header: Some(Box::new((name, value))), ..self }
     }
 
-    /// What the service failed at, for its log; none where the request was at fault.
+    /// The reason of a server error, for the log.
     pub fn reason(&self) -> Option<String> {
         let failed = self.status.is_server_error();
         failed.then(|| match &self.cause {
@@ -59,7 +86,6 @@ impl Problem {
         })
     }
 
-    /// The response that tells it.
     pub fn into_response(self) -> Answer {
         let body = ProblemBody {
             kind: "about:blank",
@@ -94,32 +120,24 @@ struct ProblemBody<'a> {
 
 impl From<ParseError> for Problem {
     fn from(error: ParseError) -> Problem {
-        match error {
-            ParseError::Encoding { offset } => {
-                Problem::new(StatusCode::BAD_REQUEST, format!("the body is not UTF-8 at byte {offset}"))
-            }
-            ParseError::Syntax(message) => {
-                Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {message}"))
-            }
-            ParseError::SeveralValues { line, column } => {
-                let detail = format!(
-                    "the body holds more than one JSON value: the second begins at line {line} column {column}; \
-                    send one array, or newline-delimited JSON with `Content-Type: application/x-ndjson`"
-                );
-                Problem::new(StatusCode::BAD_REQUEST, detail)
-            }
-            ParseError::Line { number, message } => Problem::new(
-                StatusCode::BAD_REQUEST,
-                format!("line {number} of the body is not JSON: {message}"),
+        Problem::bad_request(match error {
+            ParseError::Encoding { offset } => format!("the body is not UTF-8 at byte {offset}"),
+            ParseError::Syntax(message) => format!("the body is not JSON: {message}"),
+            ParseError::SeveralValues { line, column } => format!(
+                "the body holds more than one JSON value: the second begins at line {line} column {column}; \
+                send one array, or newline-delimited JSON with `Content-Type: application/x-ndjson`"
             ),
+            ParseError::Line { number, message } => {
+                format!("line {number} of the body is not JSON: {message}")
+            }
             ParseError::Shape { errors, total } => {
                 let detail = match total - errors.len() {
                     0 => "the body does not fit".to_owned(),
                     unlisted => format!("the body does not fit; {unlisted} more errors are not listed"),
                 };
-                Problem { errors, ..Problem::new(StatusCode::BAD_REQUEST, detail) }
+                return Problem { errors, ..Problem::bad_request(detail) };
             }
-        }
+        })
     }
 }
 
@@ -132,37 +150,28 @@ impl From<AppendError> for Problem {
     }
 }
 
-/// The operator reads the reason in the log; a client is told what it means for it.
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Problem {
+/// The reason is for the operator's log; the client learns what it means for its request.
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Problem {
         match error {
-            StoreError::Full(cause) => {
+            WriteError::Full(cause) => {
                 let problem =
                     Problem::new(StatusCode::INSUFFICIENT_STORAGE, "the store has no space left: not stored")
                         .with_header(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
-                Problem { cause: Some(cause), ..problem }
+                Problem { cause: Some(format!("{cause:#}")), ..problem }
             }
-            // Its reason may repeat what the request holds, which is not for the log either.
-            StoreError::Refused(_) => {
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store refuses this request")
-            }
-            StoreError::Unavailable(cause) => {
-                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer");
-                Problem { cause: Some(cause), ..problem }
-            }
+            // Its reason may repeat what the request holds, which must not be logged either.
+            WriteError::Refused(_) => Problem::unavailable("the store refuses this request"),
+            WriteError::Unavailable(cause) => Problem::no_answer(&cause),
         }
     }
 }
 
-impl Problem {
-    /// 413: a body, or what it stands for, is above the limit.
-    pub fn body_too_large(limit_bytes: usize) -> Problem {
-        let detail = format!("the body is larger than {limit_bytes} bytes: not stored");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
-    }
-
-    /// 503: memory or the queue is full.
-    pub fn overloaded() -> Problem {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many events wait for the store: not stored")
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Problem {
+        match error {
+            ReadError::TooSlow => Problem::unavailable(error.to_string()),
+            ReadError::Unavailable(cause) => Problem::no_answer(&cause),
+        }
     }
 }

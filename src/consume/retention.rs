@@ -1,65 +1,56 @@
-//! Retention: deletes what its settings name, in steps between which the writer has time for others.
+//! Retention: deletes what the settings name, in steps with pauses in which the writer serves others.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::cli::{ByteSize, ConsumeOptions};
-use crate::core::timestamp::{Timestamp, in_units};
+use crate::core::byte_size::ByteSize;
+use crate::core::duration::in_units;
+use crate::core::timestamp::Timestamp;
 use crate::core::wall_clock::{ClockChange, HOLD, Reading, WallClock};
-use crate::store::backend::{Deleted, Passed, Recount, RetentionLimits};
+use crate::store::retention::{Deleted, Passed, Recount, RetentionLimits, delete_expired, last_known_time};
 use crate::store::{AppendError, Store};
 
-/// How long to wait between two sweeps. After a long one it is as long as that took, within a minute.
+/// The pause between two sweeps: as long as the last sweep took, within these bounds.
 const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
-/// How many times as long as a step the pause behind it is.
-const PAUSE_SHARE: u32 = 3;
+/// After each step, retention pauses for this many times as long as the step took, so that writers get most of the time.
+const PAUSE_FACTOR: u32 = 3;
 
-/// The shortest pause between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(5);
 
-/// How often all events are counted anew, in case that somebody else has deleted some.
-const RECOUNT_PAUSE: Duration = Duration::from_secs(86_400);
+/// How often all events are recounted, because another program may have deleted some.
+const RECOUNT_INTERVAL: Duration = Duration::from_secs(86_400);
 
-/// How long the service may have been stopped, or without events, before the clock is suspected of having jumped
-/// meanwhile: as long as events are kept, but within these bounds.
+/// How long the service may have been stopped or without events before a jump of the clock is suspected: as long as
+/// events are kept, within these bounds.
 const SHORTEST_SUSPECT_PAUSE: Duration = Duration::from_secs(2 * 3600);
 const LONGEST_SUSPECT_PAUSE: Duration = Duration::from_secs(86_400);
 
-/// What is kept; where nothing is set, all of it.
+/// What is kept: everything where nothing is set.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// Events that are older are deleted.
-    keep: Option<Duration>,
-    /// The oldest events beyond so many are deleted.
-    events: Option<usize>,
-    /// The oldest events beyond so many bytes of types and payloads are deleted.
-    bytes: Option<ByteSize>,
-    /// Idempotency keys outlive their events until they are so old.
-    keys: Option<Duration>,
+    /// The maximum age of events.
+    pub keep: Option<Duration>,
+    /// The maximum number of events.
+    pub events: Option<usize>,
+    /// The maximum size of all types and payloads.
+    pub bytes: Option<ByteSize>,
+    /// The minimum age at which idempotency keys of deleted events are deleted.
+    pub keys: Option<Duration>,
 }
 
 impl Retention {
-    /// What the settings say.
-    pub fn of(options: &ConsumeOptions) -> Retention {
-        Retention {
-            keep: options.keep,
-            events: options.keep_events,
-            bytes: options.keep_bytes,
-            keys: options.keep_keys,
-        }
-    }
-
     /// Whether anything is ever deleted.
     pub fn deletes(&self) -> bool {
         self.keep.is_some() || self.events.is_some() || self.bytes.is_some()
     }
 
-    /// Logs what is kept, where not all of it is.
+    /// Logs the limits, if there are any.
     pub fn announce(&self) {
         if !self.deletes() {
             return;
@@ -76,8 +67,7 @@ impl Retention {
         info!("retention: events are kept {events}; their idempotency keys as long as they are{keys}");
     }
 
-    /// Deletes for as long as it is polled.
-    pub async fn run(&self, store: &Store) {
+    pub async fn run(self, store: Store) -> Infallible {
         if !self.deletes() {
             return std::future::pending().await;
         }
@@ -86,15 +76,15 @@ impl Retention {
         loop {
             let begun = Instant::now();
             let recounts = begun >= recounts_at;
-            // A store that does not answer has said so itself.
-            if self.sweep(store, &mut clock, recounts).await.is_ok() && recounts {
-                recounts_at = begun + RECOUNT_PAUSE;
+            // The store itself logs that it does not answer.
+            if self.sweep(&store, &mut clock, recounts).await.is_ok() && recounts {
+                recounts_at = begun + RECOUNT_INTERVAL;
             }
             sleep(begun.elapsed().clamp(SWEEP_PAUSE, LONGEST_SWEEP_PAUSE)).await;
         }
     }
 
-    /// Looks at all events that may have to be deleted.
+    /// Checks all events that may have to be deleted.
     async fn sweep(
         &self,
         store: &Store,
@@ -109,14 +99,14 @@ impl Retention {
             let is_clock_believed = self.believes(store, clock).await?;
             let limits = self.limits(Timestamp::now(), is_clock_believed, recount);
             recount = Recount::Never;
-            let step = store.write_that_makes_room(move |backend| backend.delete_expired(&limits, passed));
+            let step = store.write_that_makes_room(move |backend| delete_expired(backend, &limits, passed));
             let deleted = step.await?;
             report.add(&deleted);
             passed = deleted.passed;
             if !deleted.more {
                 return Ok(());
             }
-            sleep((begun.elapsed() * PAUSE_SHARE).max(STEP_PAUSE)).await;
+            sleep((begun.elapsed() * PAUSE_FACTOR).max(STEP_PAUSE)).await;
         }
     }
 
@@ -132,7 +122,7 @@ impl Retention {
         }
     }
 
-    /// Whether the clock is believed, where anything depends on it.
+    /// Whether the clock may be believed; not asked where nothing is deleted by age.
     async fn believes(&self, store: &Store, clock: &mut Option<WallClock>) -> Result<bool, AppendError> {
         if self.keep.is_none() && self.keys.is_none() {
             return Ok(false);
@@ -145,14 +135,14 @@ impl Retention {
                     in_units(Duration::from_secs((step.unsigned_abs() + 500_000) / 1_000_000)),
                     in_units(HOLD)
                 ),
-                Some(ClockChange::Believed) => {
+                Some(ClockChange::Trusted) => {
                     info!("the wall clock has held for {}: events are deleted by age again", in_units(HOLD));
                 }
                 None => {}
             }
-            return Ok(clock.is_believed());
+            return Ok(clock.is_trusted());
         }
-        let last_known = store.write_that_makes_room(|backend| backend.last_known_time()).await?;
+        let last_known = store.write_that_makes_room(last_known_time).await?;
         let longest_pause =
             self.keep.unwrap_or_default().clamp(SHORTEST_SUSPECT_PAUSE, LONGEST_SUSPECT_PAUSE);
         let (started, change) = WallClock::new(read_clocks(), last_known, longest_pause);
@@ -165,7 +155,7 @@ impl Retention {
                 in_units(HOLD)
             );
         }
-        Ok(clock.insert(started).is_believed())
+        Ok(clock.insert(started).is_trusted())
     }
 }
 
@@ -180,7 +170,7 @@ fn read_clocks() -> Reading {
     Reading { wall: Timestamp::now(), steady: seconds + nanoseconds }
 }
 
-/// What a sweep has deleted; logged when it ends, at the end of the process too.
+/// What a sweep has deleted. It is logged on drop, because a sweep may be cancelled at the end of the process.
 struct Report {
     retention: Retention,
     sum: Deleted,

@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
-/// Full-jitter exponential backoff: a wait drawn evenly from nothing to `base` × 2ⁿ, at most `cap`.
+/// Full-jitter exponential backoff: a wait drawn uniformly from zero to `base` × 2ⁿ, at most `cap`.
 ///
 /// Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
-    /// The longest wait before the first retry.
-    pub base: Duration,
-    /// The longest wait of all.
-    pub cap: Duration,
+    base: Duration,
+    cap: Duration,
 }
 
 impl Backoff {
+    /// Panics, in constants at compile time, unless 0 < base ≤ cap.
+    pub const fn new(base: Duration, cap: Duration) -> Backoff {
+        assert!(!base.is_zero() && base.as_nanos() <= cap.as_nanos(), "0 < base <= cap");
+        Backoff { base, cap }
+    }
+
     /// The wait before the retry that follows `failures` failed attempts (1 or more).
     pub fn wait(&self, failures: u32, random: &mut fastrand::Rng) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
@@ -28,7 +32,7 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_cap_and_fill_their_range() {
-        let backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(1) };
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         let mut random = fastrand::Rng::with_seed(7);
         for (failures, longest) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1000), (400, 1000)] {
             let waits: Vec<Duration> = (0..1000).map(|_| backoff.wait(failures, &mut random)).collect();

@@ -1,4 +1,4 @@
-//! Patterns over event types, as `--type`, `type=` and `--alert-on` take them.
+//! Globs over event types: `--type`, `type=` and `--alert-on`.
 //!
 //! A pattern is parsed and compiled once. Matching simulates its nondeterministic automaton with one bit a token (the
 //! Shift-And method of Baeza-Yates and Gonnet, "A new approach to text searching", 1992): a character of the text costs at
@@ -10,13 +10,14 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The longest pattern, in bytes: four for each character of the longest type.
+/// The longest pattern: four bytes for each character of the longest event type.
 const PATTERN_LIMIT_BYTES: usize = 1020;
 
-/// Words of 64 bits for the states of the longest pattern: one before each token, and one behind the last.
+/// Words of 64 bits for the states of the longest pattern: one before each token, and one after the last.
 const MAXIMUM_WORDS: usize = PATTERN_LIMIT_BYTES / 64 + 1;
 
-/// A pattern over a whole event type: `*` any run, `?` one character, `[a-z]` one of a set, `[!a-z]` one outside it.
+/// A pattern that matches a whole event type: `*` any run of characters, `?` one character, `[a-z]` one of a set, `[!a-z]` or
+/// `[^a-z]` one that is not in the set.
 #[derive(Clone)]
 pub struct Glob {
     text: Arc<str>,
@@ -24,58 +25,54 @@ pub struct Glob {
     automaton: Arc<Automaton>,
 }
 
-/// What a pattern is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Token {
     /// `*`: any run of characters, an empty one included.
     Run,
-    /// A character that stands for itself.
+    /// A character that matches itself.
     Literal(char),
-    /// `?` or `[...]`: any one of these characters. The ranges are in order, and do not touch.
+    /// `?` or `[...]`: one of these characters. The ranges are sorted and do not touch.
     Set(Vec<RangeInclusive<char>>),
 }
 
 impl Glob {
-    /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether the pattern matches nothing but itself.
+    /// Whether the pattern matches only its own text.
     pub fn is_literal(&self) -> bool {
         self.tokens.iter().all(|token| matches!(token, Token::Literal(_)))
     }
 
-    /// Whether the pattern matches every type.
     pub fn matches_all(&self) -> bool {
         *self.tokens == [Token::Run]
     }
 
-    /// The parsed pattern; no two runs are neighbours.
+    /// Two runs are never adjacent.
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
     }
 
-    /// How many words of work a character of the text takes at most.
+    /// How many words of 64 bits a character of the text costs at most.
     pub fn words(&self) -> usize {
-        self.automaton.repeats.len()
+        self.automaton.repeating.len()
     }
 
-    /// Whether a type fits the pattern.
     pub fn matches(&self, event_type: &str) -> bool {
         self.automaton.accepts(event_type)
     }
 }
 
-/// The states of a pattern. State `n` is left by what the `n`-th token takes (runs are not counted), for state `n + 1`; a
-/// pattern matches a text that leads from state 0 to the last.
+/// The automaton of a pattern: a character that the `n`-th token matches (runs are not counted) leads from state `n` to
+/// state `n + 1`. The pattern matches a text that leads from state 0 to the last state.
 struct Automaton {
-    /// Where classes of characters that all tokens treat alike begin, in order; the first is U+0000.
+    /// The first characters of the classes whose characters all tokens treat alike, sorted; the first is U+0000.
     class_starts: Vec<char>,
-    /// For each class, the states whose token takes its characters: as many words as `repeats` has.
-    taking: Vec<u64>,
-    /// The states that a run comes before, which any character may leave as they are.
-    repeats: Vec<u64>,
+    /// For each class, the bit set of the states whose token matches its characters.
+    advancing: Vec<u64>,
+    /// The bit set of the states that follow a run: any character leads back to them.
+    repeating: Vec<u64>,
     last_state: usize,
 }
 
@@ -84,11 +81,11 @@ impl Automaton {
         let sets: Vec<Vec<RangeInclusive<char>>> = tokens.iter().filter_map(Token::characters).collect();
         let last_state = sets.len();
         let words = last_state / 64 + 1;
-        let mut repeats = vec![0; words];
+        let mut repeating = vec![0; words];
         let mut state = 0;
         for token in tokens {
             match token {
-                Token::Run => repeats[state / 64] |= 1 << (state % 64),
+                Token::Run => repeating[state / 64] |= 1 << (state % 64),
                 _ => state += 1,
             }
         }
@@ -98,32 +95,33 @@ impl Automaton {
         class_starts.extend(ranges().filter_map(|range| successor(*range.end())));
         class_starts.sort_unstable();
         class_starts.dedup();
-        let mut taking = vec![0; words * class_starts.len()];
+        let mut advancing = vec![0; words * class_starts.len()];
         for (state, range) in
             sets.iter().enumerate().flat_map(|(state, set)| set.iter().map(move |range| (state, range)))
         {
             let first = class_starts.partition_point(|start| start < range.start());
             let end = class_starts.partition_point(|start| start <= range.end());
             for class in first..end {
-                taking[class * words + state / 64] |= 1 << (state % 64);
+                advancing[class * words + state / 64] |= 1 << (state % 64);
             }
         }
-        Automaton { class_starts, taking, repeats, last_state }
+        Automaton { class_starts, advancing, repeating, last_state }
     }
 
     fn accepts(&self, text: &str) -> bool {
-        let words = self.repeats.len();
+        let words = self.repeating.len();
         let mut states = [0_u64; MAXIMUM_WORDS];
         let states = &mut states[..words];
         states[0] = 1;
         for character in text.chars() {
             let class = self.class_starts.partition_point(|start| *start <= character) - 1;
-            let taking = &self.taking[class * words..][..words];
-            let (mut carried, mut alive) = (0, 0);
-            for ((state, taking), repeats) in states.iter_mut().zip(taking).zip(&self.repeats) {
-                let advancing = *state & taking;
-                *state = advancing << 1 | carried | *state & repeats;
-                carried = advancing >> 63;
+            let class_advancing = &self.advancing[class * words..][..words];
+            let (mut carry, mut alive) = (0, 0);
+            for ((state, advancing), repeating) in states.iter_mut().zip(class_advancing).zip(&self.repeating)
+            {
+                let advanced = *state & advancing;
+                *state = advanced << 1 | carry | *state & repeating;
+                carry = advanced >> 63;
                 alive |= *state;
             }
             if alive == 0 {
@@ -139,7 +137,7 @@ fn successor(character: char) -> Option<char> {
 }
 
 impl Token {
-    /// The characters that the token takes one of; none for a run.
+    /// The characters that the token matches; none for a run.
     fn characters(&self) -> Option<Vec<RangeInclusive<char>>> {
         match self {
             Token::Run => None,
@@ -152,22 +150,22 @@ impl Token {
         Token::Set(vec!['\0'..=char::MAX])
     }
 
-    /// The set between `[` or `[!` and its `]`.
+    /// The set of the members between `[` or `[!` and its `]`.
     fn set(members: &str, negated: bool) -> Token {
         let mut ranges = Vec::new();
         let mut rest = members.chars();
-        // A `]` that comes first is a member, and no range begins with it.
+        // A leading `]` is a member, and does not begin a range.
         if members.starts_with(']') {
             rest.next();
             ranges.push(']'..=']');
         }
         while let Some(member) = rest.next() {
-            let mut behind = rest.clone();
-            match (behind.next(), behind.next()) {
+            let mut ahead = rest.clone();
+            match (ahead.next(), ahead.next()) {
                 (Some('-'), Some(end)) => {
-                    // Of a range that runs backwards there is the first end.
+                    // A backward range holds only its start.
                     ranges.push(member..=end.max(member));
-                    rest = behind;
+                    rest = ahead;
                 }
                 _ => ranges.push(member..=member),
             }
@@ -177,7 +175,7 @@ impl Token {
     }
 }
 
-/// The same characters, in ranges that are in order and do not touch.
+/// The same characters, in sorted ranges that do not touch.
 fn merged(mut ranges: Vec<RangeInclusive<char>>) -> Vec<RangeInclusive<char>> {
     ranges.sort_unstable_by_key(|range| *range.start());
     let mut merged: Vec<RangeInclusive<char>> = Vec::with_capacity(ranges.len());
@@ -192,7 +190,7 @@ fn merged(mut ranges: Vec<RangeInclusive<char>>) -> Vec<RangeInclusive<char>> {
     merged
 }
 
-/// All other characters, of ranges that are in order and do not touch.
+/// All other characters. The ranges are sorted and do not touch.
 fn complement(ranges: &[RangeInclusive<char>]) -> Vec<RangeInclusive<char>> {
     let mut others = Vec::with_capacity(ranges.len() + 1);
     let mut start = Some('\0');
@@ -215,7 +213,7 @@ impl FromStr for Glob {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Glob, String> {
-        // No type has one.
+        // No event type contains it.
         if text.contains('\0') {
             return Err("expected a pattern without U+0000".to_owned());
         }
@@ -233,7 +231,7 @@ impl FromStr for Glob {
                     let set = rest.as_str();
                     let negated = set.starts_with(['!', '^']);
                     let members = &set[usize::from(negated)..];
-                    // A `]` that comes first is a member of the set.
+                    // A leading `]` is a member of the set.
                     let first = usize::from(members.starts_with(']'));
                     let close =
                         members[first..].find(']').ok_or("expected a `]` for every `[` of the pattern")?;
@@ -374,9 +372,9 @@ mod tests {
                 (1..=text.len()).for_each(|length| matched[length] |= matched[length - 1]);
                 continue;
             };
-            let takes = |character| characters.iter().any(|range| range.contains(&character));
+            let matches = |character| characters.iter().any(|range| range.contains(&character));
             for length in (1..=text.len()).rev() {
-                matched[length] = matched[length - 1] && takes(text[length - 1]);
+                matched[length] = matched[length - 1] && matches(text[length - 1]);
             }
             matched[0] = false;
         }

@@ -1,20 +1,20 @@
-//! What an event, a schedule, a retry and a measurement are: plain data and arithmetic.
+//! Events, schedules, retries, measurements: plain data and arithmetic, without I/O.
 //!
 //! Nothing here knows SQL, HTTP, the command line or an async runtime.
 
 pub mod backoff;
+pub mod byte_size;
 pub mod coding;
+pub mod duration;
 pub mod event;
 pub mod glob;
-pub mod hint;
-pub mod metrics;
+pub mod measurement;
 pub mod negotiation;
 pub mod network;
 pub mod origin;
 pub mod outgoing;
 pub mod query;
 pub mod schedule;
-pub mod secret;
 pub mod text;
 pub mod timestamp;
 pub mod trace;

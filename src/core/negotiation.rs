@@ -1,7 +1,7 @@
-//! What a client accepts, as `Accept` and `Accept-Encoding` say it (RFC 9110, section 12.4.2).
+//! Quality values of `Accept` and `Accept-Encoding` (RFC 9110, section 12.4.2).
 
-/// The items of the lists in a header, each with its weight, 0 to 1; parameters other than the weight are passed over. One
-/// whose weight makes no sense is not acceptable.
+/// The items of the lists in a header, each with its weight, 0 to 1. Other parameters are ignored. An invalid weight is 0:
+/// not acceptable.
 pub fn weights<'a>(values: impl Iterator<Item = &'a str>) -> impl Iterator<Item = (&'a str, f32)> {
     values.flat_map(|value| value.split(',')).filter_map(|item| {
         let mut parts = item.split(';').map(str::trim);
@@ -14,7 +14,7 @@ pub fn weights<'a>(values: impl Iterator<Item = &'a str>) -> impl Iterator<Item 
     })
 }
 
-/// The highest weight that a list gives to a name, in any case; none where it does not name it.
+/// The highest weight of a name, in any case; none if it is not listed.
 pub fn weight_of(weights: &[(&str, f32)], name: &str) -> Option<f32> {
     let named = weights.iter().filter(|(item, _)| item.eq_ignore_ascii_case(name));
     named.map(|(_, weight)| *weight).reduce(f32::max)

@@ -1,11 +1,10 @@
-//! Addresses: which of them are one client's, and which of them anyone can reach.
+//! IP addresses: networks, loopback, public addresses; and addresses to listen on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What stands for a client: an IPv4 address, or an IPv6 network of /64, of which a single client can
-/// use every address.
+/// What identifies a client: its IPv4 address, or its IPv6 network of /64, every address of which a single client can use.
 pub fn network_of(address: IpAddr) -> IpAddr {
     const NETWORK: u128 = !(u64::MAX as u128);
     match address.to_canonical() {
@@ -14,14 +13,14 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether a host, as a URL has it, is this machine whatever a name server says.
+/// Whether a URL's host is a loopback address or `localhost`, which need no name server.
 pub fn is_this_machine(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost")
         || address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// A network (CIDR): an address, and how many of its bits all addresses of the network share.
+/// A network in CIDR notation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -29,7 +28,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether an address is one of the network's. One of IPv4 that is written as IPv6 is one of IPv4.
+    /// IPv4-mapped IPv6 addresses are IPv4 addresses.
     pub fn contains(&self, address: IpAddr) -> bool {
         bits_of(address.to_canonical()) == bits_of(self.address)
             && prefix(address.to_canonical(), self.length) == prefix(self.address, self.length)
@@ -49,7 +48,7 @@ fn prefix(address: IpAddr, length: u32) -> u128 {
     bits.checked_shr(bits_of(address) - length).unwrap_or(0)
 }
 
-/// An address alone is a network of one.
+/// A single address is a network of one.
 impl FromStr for Network {
     type Err = String;
 
@@ -67,18 +66,16 @@ impl FromStr for Network {
         let rest = bits_of(address) - length;
         let start = prefix(address, length).checked_shl(rest).unwrap_or(0);
         if start != prefix(address, bits_of(address)) {
-            return Err(format!("the address has bits behind the first {length}; {EXPECTED}"));
+            return Err(format!("the address has bits set after the first {length}; {EXPECTED}"));
         }
         Ok(Network { address, length })
     }
 }
 
-/// Proxies whose word is taken for whose requests they pass on.
+/// Proxies whose `Forwarded` and `X-Forwarded-For` headers are trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrustedProxy {
-    /// Those of a network.
     Network(Network),
-    /// Those that connect to a Unix socket.
     Unix,
 }
 
@@ -93,17 +90,13 @@ impl FromStr for TrustedProxy {
     }
 }
 
-/// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// A host, which may have several addresses, and a port.
+    /// The host is a name, which may have several addresses, or an address without brackets; port 0 picks a free one.
     Tcp {
-        /// A name or an address, without brackets.
         host: String,
-        /// 0 picks a free one.
         port: u16,
     },
-    /// A Unix socket.
     Unix(PathBuf),
 }
 
@@ -131,7 +124,7 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// Networks of IPv4 that are not public, and the lengths of their prefixes.
+/// IPv4 networks that are not public, with their prefix lengths.
 ///
 /// Source: IANA, "IPv4 Special-Purpose Address Registry"; multicast and class E besides.
 const NOT_PUBLIC: [(Ipv4Addr, u32); 16] = [
@@ -153,7 +146,7 @@ const NOT_PUBLIC: [(Ipv4Addr, u32); 16] = [
     (Ipv4Addr::new(224, 0, 0, 0), 3),
 ];
 
-/// Networks of IPv6 inside of 2000::/3 that are not public, and the lengths of their prefixes.
+/// IPv6 networks in 2000::/3 that are not public, with their prefix lengths.
 ///
 /// Source: IANA, "IPv6 Special-Purpose Address Registry". 6to4 (2002::/16) can lead to any IPv4 address.
 const NOT_PUBLIC_V6: [(Ipv6Addr, u32); 4] = [
@@ -163,7 +156,7 @@ const NOT_PUBLIC_V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-/// Whether an address is one of the public internet: neither of this machine, nor of its networks, nor reserved.
+/// Whether an address is on the public internet: not loopback, private, link-local or reserved.
 pub fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {

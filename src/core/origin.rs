@@ -1,4 +1,4 @@
-//! Hosts and origins, as browsers name them.
+//! Hosts and origins, as browsers send them.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::network::is_this_machine;
 
-/// A host as a URL has it: in lower case, without a port, and without the dot at the end of a full name.
+/// A URL's host, normalized: in lower case, without its port and without a trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostName(String);
 
@@ -17,18 +17,16 @@ impl HostName {
         HostName(host.strip_suffix('.').map_or(host.clone(), str::to_owned))
     }
 
-    /// Whether it is this machine, whatever a name server says.
     pub fn is_this_machine(&self) -> bool {
         is_this_machine(&self.0)
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// The name or address alone; a port beside it is passed over.
+/// A port is ignored.
 impl FromStr for HostName {
     type Err = String;
 
@@ -52,18 +50,17 @@ impl FromStr for HostName {
 pub struct Origin {
     scheme: String,
     host: HostName,
-    /// Empty where neither the origin nor its scheme has one.
+    /// Empty if neither the origin nor its scheme has one.
     port: String,
 }
 
 impl Origin {
-    /// Whether its pages are encrypted.
     pub fn is_https(&self) -> bool {
         self.scheme == "https"
     }
 
-    /// Whether a request with this `Host` goes where the page comes from. `Host` has no scheme: a port that it
-    /// leaves out is that of the origin's.
+    /// Whether `Host` names this origin. `Host` has no scheme: if it has no port, the port is the default of the origin's
+    /// scheme.
     pub fn is_at(&self, authority: &str) -> bool {
         let port = split_port(authority).1;
         let port = if port.is_empty() { default_port(&self.scheme) } else { port };
@@ -105,7 +102,7 @@ fn default_port(scheme: &str) -> &'static str {
     }
 }
 
-/// Host and port of an authority; an address of IPv6 has brackets.
+/// Host and port of an authority; an IPv6 address has brackets.
 fn split_port(authority: &str) -> (&str, &str) {
     let bracket = authority.rfind(']').unwrap_or(0);
     match authority[bracket..].find(':') {

@@ -1,133 +1,24 @@
-//! Which events a reader wants.
-
-use std::str::FromStr;
+//! Queries: which events a reader asks for.
 
 use super::glob::Glob;
-use super::text::excerpt;
 use super::timestamp::Timestamp;
 
-/// How many events a page has unless the query string says otherwise.
-const DEFAULT_LIMIT: usize = 100;
-
-/// The most events that a query string may ask for.
-const MAXIMUM_LIMIT: usize = 1000;
-
-/// The longest part of a stranger's text that a message repeats, in characters.
-const EXCERPT_LIMIT: usize = 64;
-
-/// A page of events: filters, and where the page lies among the ids.
+/// A page of events: its filters and its position among the ids.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     /// Only ids above this one; the page then holds the oldest of them.
     pub after: Option<i64>,
     /// Only ids below this one.
     pub before: Option<i64>,
-    /// Which event types.
     pub event_type: Option<Glob>,
     /// Only events received at or after this instant.
     pub since: Option<Timestamp>,
     /// Only events received before this instant.
     pub until: Option<Timestamp>,
-    /// At most this many events.
     pub limit: usize,
 }
 
-impl Query {
-    /// Reads a query string: `limit`, `after`, `before`, `type`, `since` and `until`, each at most once.
-    ///
-    /// # Errors
-    /// The first parameter that is wrong, and what would be right.
-    pub fn parse(text: &str) -> Result<Query, String> {
-        let mut query = Query { limit: DEFAULT_LIMIT, ..Query::default() };
-        for_each_parameter(text, "limit, after, before, type, since, until", |name, value| {
-            let explain = |error: String| bad_parameter(name, &error);
-            match name {
-                "after" => query.after = Some(parse(name, value, "an id such as `17`")?),
-                "before" => query.before = Some(parse(name, value, "an id such as `17`")?),
-                "type" => query.event_type = Some(value.parse().map_err(explain)?),
-                "since" => query.since = Some(value.parse().map_err(explain)?),
-                "until" => query.until = Some(value.parse().map_err(explain)?),
-                "limit" => query.limit = parse(name, value, "a number from 1 to 1000")?,
-                _ => return Ok(false),
-            }
-            Ok(true)
-        })?;
-        if !(1..=MAXIMUM_LIMIT).contains(&query.limit) {
-            return Err(bad_parameter("limit", "expected a number from 1 to 1000"));
-        }
-        Ok(query)
-    }
-}
-
-/// Which events a stream has.
-#[derive(Debug, Clone, Default)]
-pub struct StreamQuery {
-    /// Only ids above this one; where there is none, only what is stored from now on.
-    pub after: Option<i64>,
-    /// Which event types.
-    pub event_type: Option<Glob>,
-}
-
-impl StreamQuery {
-    /// Reads a query string: `type` and `after`, each at most once.
-    ///
-    /// # Errors
-    /// The first parameter that is wrong, and what would be right.
-    pub fn parse(text: &str) -> Result<StreamQuery, String> {
-        let mut query = StreamQuery::default();
-        for_each_parameter(text, "type, after", |name, value| {
-            match name {
-                "after" => {
-                    let after =
-                        parse_position(value).ok_or_else(|| unexpected(name, value, "an id such as `17`"))?;
-                    query.after = Some(after);
-                }
-                "type" => {
-                    let glob = value.parse().map_err(|error: String| bad_parameter(name, &error))?;
-                    query.event_type = Some(glob);
-                }
-                _ => return Ok(false),
-            }
-            Ok(true)
-        })?;
-        Ok(query)
-    }
-}
-
-/// Hands the parameters of a query string on, each of which may be given once; `take` says whether it knows one.
-fn for_each_parameter(
-    text: &str,
-    known: &str,
-    mut take: impl FnMut(&str, &str) -> Result<bool, String>,
-) -> Result<(), String> {
-    let parameters: Vec<_> = form_urlencoded::parse(text.as_bytes()).collect();
-    for (position, (name, value)) in parameters.iter().enumerate() {
-        if parameters[..position].iter().any(|(earlier, _)| earlier == name) {
-            return Err(bad_parameter(name, "given twice"));
-        }
-        if !take(name, value)? {
-            return Err(bad_parameter(&excerpt(name, EXCERPT_LIMIT), &format!("not one of {known}")));
-        }
-    }
-    Ok(())
-}
-
-/// An id, or 0 for the place before the first: digits alone.
+/// An id, or 0 for the position before the first one: only digits.
 pub fn parse_position(text: &str) -> Option<i64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-fn parse<T: FromStr>(name: &str, value: &str, expected: &str) -> Result<T, String> {
-    // A number as JSON writes it: `parse` alone would take a plus sign.
-    let number = value.parse().ok().filter(|_| !value.starts_with('+'));
-    number.ok_or_else(|| unexpected(name, value, expected))
-}
-
-fn unexpected(name: &str, value: &str, expected: &str) -> String {
-    let got = excerpt(value, EXCERPT_LIMIT);
-    bad_parameter(name, &format!("expected {expected}, got `{got}`"))
-}
-
-fn bad_parameter(name: &str, detail: &str) -> String {
-    format!("query parameter `{name}`: {detail}")
 }

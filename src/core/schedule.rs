@@ -1,12 +1,12 @@
-//! When the n-th send is due.
+//! The schedule: when the n-th send is due.
 
 use std::time::{Duration, Instant};
 
 /// Ticks at `start` + n × `period` on the monotonic clock, for n from 0.
 ///
-/// A tick that is late by less than `max_lateness` is taken all the same, and so is the newest that is due, however late
-/// it is. The others are missed: they are counted and skipped. So lateness never accumulates, and a pause is not made up
-/// for.
+/// A tick that is late by less than `max_lateness` is still taken, and so is the newest tick that is due, however late it
+/// is. The others are missed: they are counted and skipped. So lateness never accumulates, and no burst catches up after a
+/// pause.
 #[derive(Debug)]
 pub struct Schedule {
     start: Instant,
@@ -15,36 +15,34 @@ pub struct Schedule {
     next: u64,
 }
 
-/// One tick that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tick {
-    /// When the tick was to happen.
     pub scheduled: Instant,
-    /// How many ticks before it were skipped since the last one that was taken.
+    /// How many ticks were missed between the last one taken and this one.
     pub missed: u64,
 }
 
 impl Schedule {
-    /// A schedule whose first tick is due at `start`. The period is above zero.
+    /// A schedule whose first tick is due at `start`. Panics if the period is zero.
     pub fn new(start: Instant, period: Duration, max_lateness: Duration) -> Schedule {
+        assert!(!period.is_zero(), "a schedule has a period");
         Schedule { start, period, max_lateness, next: 0 }
     }
 
-    /// Begins anew: the first tick is due at `start`.
+    /// Starts over: the first tick is due at `start`.
     pub fn restart(&mut self, start: Instant) {
         self.start = start;
         self.next = 0;
     }
 
-    /// When the next tick is due.
     pub fn next_due(&self) -> Instant {
         self.start + self.offset(self.next)
     }
 
-    /// Takes the oldest tick that is due at `now` and not missed.
+    /// Takes the oldest tick that is due at `now` and not missed, if there is one.
     pub fn take(&mut self, now: Instant) -> Option<Tick> {
         let newest = self.newest_due(now)?;
-        // The first tick behind the instant that is too long ago.
+        // The first tick that is not too late.
         let in_time = match now.checked_duration_since(self.start + self.max_lateness) {
             Some(elapsed) => self.whole_periods(elapsed) + 1,
             None => 0,
@@ -55,7 +53,7 @@ impl Schedule {
         Some(Tick { scheduled: self.start + self.offset(taken), missed })
     }
 
-    /// Skips all ticks that are due at `now`; how many.
+    /// Skips all ticks that are due at `now`; returns how many.
     pub fn skip(&mut self, now: Instant) -> u64 {
         let Some(newest) = self.newest_due(now) else { return 0 };
         let skipped = newest + 1 - self.next;
@@ -63,7 +61,7 @@ impl Schedule {
         skipped
     }
 
-    /// The newest tick that is due, unless it was taken.
+    /// The newest tick that is due, unless it has been taken.
     fn newest_due(&self, now: Instant) -> Option<u64> {
         let newest = self.whole_periods(now.checked_duration_since(self.start)?);
         (newest >= self.next).then_some(newest)

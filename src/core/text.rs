@@ -1,36 +1,34 @@
-//! Text from outside, made safe to show.
+//! Untrusted text, made safe to print.
 
-use std::env;
 use std::fmt::Write;
 use std::io;
 
 use serde_json::ser::Formatter;
 use unicode_width::UnicodeWidthStr;
 
-/// U+FEFF in UTF-8: some programs write it at the start of a text.
+/// U+FEFF in UTF-8, which some programs write at the start of a text.
 pub const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// The text without a byte order mark at its start, which is no part of it.
+/// The text without a leading byte order mark, which is not part of it.
 ///
 /// Source: RFC 8259, section 8.1, lets readers of JSON ignore it; other files are read alike.
 pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
-/// The same for text.
 pub fn str_without_byte_order_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Whether a character could do more to a terminal than appear on it: C0, DEL, C1, direction marks and
-/// overrides, line and paragraph separators.
+/// Whether a character can control a terminal or reorder its text: C0, DEL, C1, direction marks and overrides, line and
+/// paragraph separators.
 pub fn is_unsafe(character: char) -> bool {
     let moves_text = matches!(character,
         '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
     character.is_control() || moves_text
 }
 
-/// The text with escapes such as `\n` and `\u{1b}` in place of the characters that are unsafe.
+/// The text with unsafe characters replaced by escapes such as `\n` and `\u{1b}`.
 pub fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for character in text.chars() {
@@ -47,7 +45,7 @@ pub fn printable(text: &str) -> String {
     printable
 }
 
-/// At most the first `limit` characters of a text, printable, to name it in a message.
+/// At most the first `limit` characters, printable, to quote in a message.
 pub fn excerpt(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         Some((end, _)) => printable(&text[..end]) + "…",
@@ -55,14 +53,14 @@ pub fn excerpt(text: &str, limit: usize) -> String {
     }
 }
 
-/// The text without the end of its last line: what a file, or the output of a command, has behind a value.
+/// The text without its last line end, which files and the output of commands have after a value.
 pub fn without_line_end(text: &str) -> &str {
     let line = text.strip_suffix('\n').unwrap_or(text);
     line.strip_suffix('\r').filter(|_| line.len() < text.len()).unwrap_or(line)
 }
 
-/// JSON text in which the characters that a terminal obeys are escapes. They stand in strings alone, where that means
-/// the same; JSON itself demands it of C0 only.
+/// JSON text with unsafe characters escaped. They occur only inside strings, where an escape means the same; JSON itself
+/// requires it of C0 only.
 pub fn printable_json(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for character in text.chars() {
@@ -75,24 +73,17 @@ pub fn printable_json(text: &str) -> String {
     printable
 }
 
-/// The columns that a text takes on a terminal: two for most characters of Chinese, Japanese and Korean.
+/// The columns that a text takes on a terminal: two for each of most Chinese, Japanese and Korean characters.
 pub fn width_of(text: &str) -> usize {
     text.width()
 }
 
-/// The text with spaces behind it, so that it takes so many columns or more.
+/// The text, padded with spaces to at least this many columns.
 pub fn padded(text: &str, columns: usize) -> String {
     text.to_owned() + &" ".repeat(columns.saturating_sub(width_of(text)))
 }
 
-/// Whether the environment allows colours where nobody asks for them.
-///
-/// Source: no-color.org: any value of `NO_COLOR` but an empty one forbids them.
-pub fn allows_color() -> bool {
-    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
-/// JSON in which the characters that a terminal obeys are escapes. JSON itself escapes only C0.
+/// Writes JSON with unsafe characters escaped, of which JSON itself escapes only C0.
 pub struct PrintableFormatter;
 
 impl Formatter for PrintableFormatter {
@@ -128,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_order_mark_is_passed_over_and_only_at_the_start() {
+    fn only_one_leading_byte_order_mark_is_skipped() {
         for (text, expected) in [
             ("\u{FEFF}{}", "{}"),
             ("{}", "{}"),

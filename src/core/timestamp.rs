@@ -8,46 +8,40 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::{Serialize, Serializer};
 
-/// The longest duration, 1000 years: deadlines and instants that far from now can still be reckoned.
-const DURATION_LIMIT: Duration = Duration::from_secs(1000 * 31_557_600);
+use super::duration::parse_duration;
 
 /// Microseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The present, by the system's clock.
     pub fn now() -> Timestamp {
         let now = jiff::Timestamp::try_from(SystemTime::now());
         Timestamp(now.unwrap_or(jiff::Timestamp::MAX).as_microsecond())
     }
 
-    /// An instant from microseconds since 1970, as stores keep it.
     pub fn from_microseconds(microseconds: i64) -> Timestamp {
         Timestamp(microseconds)
     }
 
-    /// Microseconds since 1970.
     pub fn as_microseconds(self) -> i64 {
         self.0
     }
 
-    /// The instant so much later.
     pub fn after(self, duration: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(microseconds_of(duration)))
     }
 
-    /// The instant so much earlier.
     pub fn before(self, duration: Duration) -> Timestamp {
         Timestamp(self.0.saturating_sub(microseconds_of(duration)))
     }
 
-    /// The time from an earlier instant to this one; nothing where that is not earlier.
+    /// The time from an earlier instant to this one; zero if that is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default())
     }
 
-    /// How many microseconds from this instant to another one; negative where that is earlier.
+    /// Negative if the other instant is earlier.
     pub fn microseconds_until(self, other: Timestamp) -> i64 {
         other.0.saturating_sub(self.0)
     }
@@ -103,7 +97,7 @@ impl FromStr for Timestamp {
     }
 }
 
-/// Ten digits, with or without a fraction: as seconds back from now they would be decades.
+/// Ten digits, with or without a fraction: as a duration back from now they would be decades.
 fn parse_unix_seconds(text: &str) -> Option<Timestamp> {
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -114,7 +108,7 @@ fn parse_unix_seconds(text: &str) -> Option<Timestamp> {
     format!("{seconds}{microseconds}").parse().ok().map(Timestamp)
 }
 
-/// What keeps a text that is nearly an instant from being one.
+/// What is missing in a text that is almost an instant.
 fn why_not_rfc_3339(text: &str) -> Option<&'static str> {
     if let Some((start, offset)) = text.rsplit_once(' ')
         && format!("{start}+{offset}").parse::<jiff::Timestamp>().is_ok()
@@ -128,17 +122,16 @@ fn why_not_rfc_3339(text: &str) -> Option<&'static str> {
 /// A date, or a date and a time, without an offset.
 fn parse_civil(text: &str) -> Option<DateTime> {
     let time = text.get(10..)?;
-    // An offset or a time zone behind it would be passed over.
+    // The parser would ignore an offset or a time zone after it.
     let is_time = time.chars().all(|character| character.is_ascii_digit() || "Tt :.".contains(character));
     is_time.then(|| text.parse().ok()).flatten()
 }
 
-/// An instant as people at a terminal write it: all that a [`Timestamp`] reads, and dates and times of their own time zone.
+/// An instant as people type it: everything that [`Timestamp`] reads, and dates and times in the local time zone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalTimestamp {
-    /// The instant.
     pub timestamp: Timestamp,
-    /// The time zone that decided which instant it is, and its offset then; none where the text says it all.
+    /// The local time zone and its offset at that time, if the text needed one.
     pub zone: Option<String>,
 }
 
@@ -158,94 +151,23 @@ impl LocalTimestamp {
         };
         let zoned = civil.to_zoned(zone.clone()).map_err(|_| "expected a time of the calendar".to_owned())?;
         let offset = zoned.strftime("%:z");
-        let zone = match zone.iana_name() {
+        let zone_name = match zone.iana_name() {
             _ if zone.is_unknown() => "UTC, as no other time zone is set".to_owned(),
             Some(name) => format!("{name} ({offset})"),
             None => format!("UTC{offset}"),
         };
-        Ok(LocalTimestamp { timestamp: Timestamp(zoned.timestamp().as_microsecond()), zone: Some(zone) })
+        Ok(LocalTimestamp { timestamp: Timestamp(zoned.timestamp().as_microsecond()), zone: Some(zone_name) })
     }
 }
 
-/// Reads what a [`Timestamp`] does, and `2024-01-15`, `2024-01-15 12:00`, `today` and `yesterday` in local time. A day is its start.
+/// Reads what [`Timestamp`] does, and `2024-01-15`, `2024-01-15 12:00`, `today` and `yesterday` in local time. A day means
+/// its start.
 impl FromStr for LocalTimestamp {
     type Err = String;
 
     fn from_str(text: &str) -> Result<LocalTimestamp, String> {
         LocalTimestamp::parse_in(text, &TimeZone::system(), Timestamp::now())
     }
-}
-
-/// Reads a duration of at most 1000 years: `5s`, `250ms`, `1m 30s`, or a bare number of seconds such as `0.5`.
-///
-/// # Errors
-/// What would have been right.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let duration = if let Ok(seconds) = text.parse::<f64>() {
-        Duration::try_from_secs_f64(seconds)
-            .map_err(|_| "expected a number of seconds that is not negative".to_owned())?
-    } else {
-        humantime::parse_duration(text).map_err(|_| {
-            "expected a duration such as `5s`, `250ms` or `1m 30s`, or a number of seconds".to_owned()
-        })?
-    };
-    if duration > DURATION_LIMIT {
-        return Err("expected a duration of at most 1000 years".to_owned());
-    }
-    Ok(duration)
-}
-
-/// Reads a duration that is longer than nothing.
-///
-/// # Errors
-/// What would have been right.
-pub fn parse_positive_duration(text: &str) -> Result<Duration, String> {
-    let duration = parse_duration(text)?;
-    if duration.is_zero() {
-        return Err("expected a duration above zero, such as `5s` or `250ms`".to_owned());
-    }
-    Ok(duration)
-}
-
-/// Reads a duration that names its units, `30d` or `1h 30m`: what is deleted or given up by it must not depend on a
-/// guess.
-///
-/// # Errors
-/// What would have been right.
-pub fn parse_duration_with_unit(text: &str) -> Result<Duration, String> {
-    if text.trim().parse::<f64>().is_ok() {
-        return Err(format!("expected a unit: `{0}d` for days, `{0}s` for seconds", text.trim()));
-    }
-    parse_duration(text).map_err(|_| "expected a duration such as `30d`, `12h` or `1h 30m`".to_owned())
-}
-
-/// Reads a duration that names its units and is longer than nothing.
-///
-/// # Errors
-/// What would have been right.
-pub fn parse_positive_duration_with_unit(text: &str) -> Result<Duration, String> {
-    let duration = parse_duration_with_unit(text)?;
-    if duration.is_zero() {
-        return Err("expected a duration above zero, such as `30d`".to_owned());
-    }
-    Ok(duration)
-}
-
-/// A duration as it is read, by its two largest units: `30d`, `1h 30m`, `250ms`.
-pub fn in_units(duration: Duration) -> String {
-    const UNITS: [(&str, u128); 5] =
-        [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1000)];
-    let mut rest = duration.as_micros();
-    let mut parts = Vec::new();
-    for (unit, microseconds) in UNITS {
-        if rest >= microseconds && parts.len() < 2 {
-            parts.push(format!("{}{unit}", rest / microseconds));
-            rest %= microseconds;
-        } else if !parts.is_empty() {
-            break;
-        }
-    }
-    if parts.is_empty() { format!("{rest}us") } else { parts.join(" ") }
 }
 
 #[cfg(test)]
@@ -349,45 +271,5 @@ mod tests {
     fn instants_beyond_the_calendar_show_as_its_ends() {
         assert!(Timestamp::from_microseconds(i64::MIN).to_string().starts_with("-009999-01-02"));
         assert!(Timestamp::from_microseconds(i64::MAX).to_string().starts_with("9999-12-30"));
-    }
-
-    #[test]
-    fn durations_are_humantime_or_bare_seconds() {
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
-        for wrong in ["-1", "NaN", "inf", "", "5 parsecs", "-5s"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(parse_duration("1000y"), Ok(DURATION_LIMIT));
-        for long in ["31557600001", "1e19", "1000y 1ns", "99999999999999999y"] {
-            assert!(parse_duration(long).is_err(), "{long}");
-        }
-        assert!(parse_positive_duration("0").is_err());
-        assert!(parse_positive_duration("0s").is_err());
-    }
-
-    #[test]
-    fn a_duration_that_deletes_names_its_unit() {
-        assert_eq!(parse_positive_duration_with_unit("30d"), Ok(Duration::from_secs(30 * 86_400)));
-        assert_eq!(parse_duration_with_unit("0s"), Ok(Duration::ZERO));
-        for bare in ["30", "0.5", " 30 ", "1e3", "0"] {
-            let error = parse_duration_with_unit(bare).unwrap_err();
-            let number = bare.trim();
-            assert_eq!(error, format!("expected a unit: `{number}d` for days, `{number}s` for seconds"));
-        }
-        for wrong in ["", "30 parsecs", "-1d", "2000y"] {
-            assert!(parse_duration_with_unit(wrong).is_err(), "{wrong}");
-        }
-        assert!(parse_positive_duration_with_unit("0d").is_err());
-    }
-
-    #[test]
-    fn durations_are_shown_as_they_are_read() {
-        for text in ["30d", "1d 1h", "1h 30m", "90d", "1m 30s", "2s 5ms", "250ms"] {
-            assert_eq!(in_units(parse_duration(text).unwrap()), text);
-        }
-        assert_eq!(in_units(Duration::from_micros(7)), "7us");
-        assert_eq!(in_units(Duration::from_secs(86_400 + 5)), "1d");
     }
 }

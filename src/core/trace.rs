@@ -1,8 +1,8 @@
-//! W3C Trace Context: which larger piece of work a request is part of.
+//! W3C Trace Context.
 
 use std::fmt;
 
-/// A `traceparent`: the trace that a request belongs to, and the step in it that the request comes from.
+/// A `traceparent`: the trace of a request, and the span that sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
     trace_id: u128,
@@ -11,10 +11,10 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Reads a header's value, by the letter; none where it is not valid.
+    /// Reads a header value strictly.
     ///
-    /// Source: Trace Context, section 3.2: lower-case digits, no id of zeros, version ff is none. What a later version
-    /// adds behind a further dash is passed over.
+    /// Source: Trace Context, section 3.2: lower-case digits, no id of zeros, no version ff. What a later version adds after
+    /// another dash is ignored.
     pub fn parse(text: &str) -> Option<TraceParent> {
         const LENGTH: usize = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".len();
         let (known, added) = text.split_at_checked(LENGTH)?;
@@ -36,32 +36,30 @@ impl TraceParent {
         Some(TraceParent { trace_id, parent_id: parent_id as u64, flags: flags as u8 })
     }
 
-    /// The trace's id, of 32 digits.
+    /// 32 hexadecimal digits.
     pub fn trace_id(self) -> String {
         format!("{:032x}", self.trace_id)
     }
 
-    /// The id of the step that the request comes from, of 16 digits.
+    /// 16 hexadecimal digits.
     pub fn parent_id(self) -> String {
         format!("{:016x}", self.parent_id)
     }
 
-    /// The same trace with a new step, for a request that is sent on.
-    ///
-    /// Flags that are not known, all but "sampled" and "random", are not sent on.
+    /// A new span of the same trace. Flags other than "sampled" and "random" are not propagated.
     pub fn child(self) -> TraceParent {
         TraceParent { parent_id: fastrand::u64(1..), flags: self.flags & 0b11, ..self }
     }
 }
 
-/// The header's value, of version 00.
+/// The header value, version 00.
 impl fmt::Display for TraceParent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.parent_id, self.flags)
     }
 }
 
-/// Whether a text is a `tracestate`, that is, can be sent on as it stands.
+/// Whether a text is a valid `tracestate`, which can be propagated unchanged.
 ///
 /// Source: Trace Context, section 3.3: up to 32 members `key=value` with commas between; a member may be empty.
 pub fn is_trace_state(text: &str) -> bool {
@@ -135,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_is_a_new_step_of_the_same_trace() {
+    fn a_child_is_a_new_span_of_the_same_trace() {
         let parent = TraceParent::parse(&format!("01-{TRACE}-{PARENT}-ff")).unwrap();
         let (child, other) = (parent.child(), parent.child());
         assert_eq!(child.trace_id(), TRACE);

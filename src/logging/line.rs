@@ -1,74 +1,87 @@
-//! From an event to its line.
+//! Formats log events as lines.
 
+use std::env;
 use std::fmt::{self, Write};
 
+use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Serializer;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
-use crate::core::text::{PrintableFormatter, allows_color, excerpt};
+use crate::core::text::{PrintableFormatter, excerpt};
 use crate::core::timestamp::Timestamp;
 
-/// The most of a text that is logged, in characters: what servers answer can be long.
+/// The first part of every target of this program.
+pub const OWN: &str = "eventctl";
+
+/// The most characters of a field: responses of servers can be long.
 const TEXT_LIMIT: usize = 4096;
 
-/// The form of lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LineFormat {
-    /// For people: time, level, message and fields.
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// Time, level, message and fields.
     Text,
-    /// A JSON object a line: `timestamp`, `level`, `target`, `message`, and the fields beside them.
+    /// One JSON object in each line.
     Json,
+}
+
+/// Whether the environment permits colours by default.
+///
+/// Source: no-color.org: any value of `NO_COLOR` but an empty one forbids them.
+pub fn allows_color() -> bool {
+    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// How lines look.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
-    format: LineFormat,
+    is_json: bool,
     colored: bool,
 }
 
 impl Style {
-    /// The style for a format that was asked for, if any, on a terminal or elsewhere.
-    pub fn new(format: Option<LineFormat>, on_terminal: bool) -> Style {
-        let fitting = if on_terminal { LineFormat::Text } else { LineFormat::Json };
-        Style { format: format.unwrap_or(fitting), colored: on_terminal && allows_color() }
+    pub fn new(format: LogFormat, on_terminal: bool) -> Style {
+        let is_json = match format {
+            LogFormat::Auto => !on_terminal,
+            LogFormat::Text => false,
+            LogFormat::Json => true,
+        };
+        Style { is_json, colored: on_terminal && allows_color() }
     }
 
-    /// The line of an event, with its end.
     pub fn line_of(self, event: &Event<'_>) -> Vec<u8> {
         let mut line = self.begin(*event.metadata().level(), event.metadata().target());
         event.record(&mut line);
         line.end()
     }
 
-    /// A line of a message alone.
+    /// A line without fields.
     pub fn line(self, level: Level, target: &str, message: &str) -> Vec<u8> {
         let mut line = self.begin(level, target);
-        line.add(MESSAGE, Value::Text(message));
+        line.add(MESSAGE, FieldValue::Text(message));
         line.end()
     }
 
     fn begin(self, level: Level, target: &str) -> Line {
         let mut line = Line { style: self, text: String::with_capacity(256) };
         let now = Timestamp::now();
-        match self.format {
-            LineFormat::Text => {
-                let [dim, plain] = if self.colored { ["\x1b[2m", PLAIN] } else { [""; 2] };
-                line.write(format_args!("{dim}{now}{plain} "));
-                let [color, plain] = if self.colored { [color_of(level), PLAIN] } else { [""; 2] };
-                line.write(format_args!("{color}{:>5}{plain}", level.as_str()));
-            }
-            LineFormat::Json => {
-                line.write(format_args!(r#"{{"timestamp":"{now}","level":"{level}","target":"{target}""#));
-            }
+        if self.is_json {
+            line.write(format_args!(r#"{{"timestamp":"{now}","level":"{level}","target":"{target}""#));
+            return line;
         }
+        let [dim, plain] = if self.colored { ["\x1b[2m", PLAIN] } else { [""; 2] };
+        line.write(format_args!("{dim}{now}{plain} "));
+        let [color, plain] = if self.colored { [color_of(level), PLAIN] } else { [""; 2] };
+        line.write(format_args!("{color}{:>5}{plain}", level.as_str()));
         line
     }
 }
 
-/// The name of the field that `tracing` gives to a message.
+/// The field in which `tracing` puts the message.
 const MESSAGE: &str = "message";
 
 const PLAIN: &str = "\x1b[0m";
@@ -82,44 +95,41 @@ fn color_of(level: Level) -> &'static str {
     }
 }
 
-/// A line that is being made.
+/// A line in the making.
 struct Line {
     style: Style,
     text: String,
 }
 
-/// What stands in a field.
-enum Value<'a> {
+enum FieldValue<'a> {
     Text(&'a str),
-    /// A number or a truth, which is written alike in both formats.
+    /// A number or a boolean, which both formats write alike.
     Plain(fmt::Arguments<'a>),
 }
 
 impl Line {
-    fn add(&mut self, name: &str, value: Value<'_>) {
-        match self.style.format {
-            LineFormat::Text => self.add_text(name, value),
-            LineFormat::Json => {
-                self.write(format_args!(",\"{name}\":"));
-                match value {
-                    Value::Text(text) => self.push_json(text),
-                    Value::Plain(value) => self.write(value),
-                }
-            }
+    fn add(&mut self, name: &str, value: FieldValue<'_>) {
+        if !self.style.is_json {
+            return self.add_text(name, value);
+        }
+        self.write(format_args!(",\"{name}\":"));
+        match value {
+            FieldValue::Text(text) => self.push_json(text),
+            FieldValue::Plain(value) => self.write(value),
         }
     }
 
-    fn add_text(&mut self, name: &str, value: Value<'_>) {
+    fn add_text(&mut self, name: &str, value: FieldValue<'_>) {
         self.text.push(' ');
         if name != MESSAGE {
             let [dim, plain] = if self.style.colored { ["\x1b[2m", PLAIN] } else { [""; 2] };
             self.write(format_args!("{dim}{name}={plain}"));
         }
         match value {
-            Value::Plain(value) => self.write(value),
-            Value::Text(text) => {
+            FieldValue::Plain(value) => self.write(value),
+            FieldValue::Text(text) => {
                 let text = excerpt(text, TEXT_LIMIT);
-                // So that where a value ends can be told.
+                // Quotes show where a value ends.
                 let quoted = name != MESSAGE && (text.is_empty() || text.contains([' ', '"', '=']));
                 let text = if quoted { format!("\"{}\"", text.replace('"', "\\\"")) } else { text };
                 self.text.push_str(&text);
@@ -144,39 +154,36 @@ impl Line {
     }
 
     fn end(mut self) -> Vec<u8> {
-        self.text.push_str(match self.style.format {
-            LineFormat::Text => "\n",
-            LineFormat::Json => "}\n",
-        });
+        self.text.push_str(if self.style.is_json { "}\n" } else { "\n" });
         self.text.into_bytes()
     }
 }
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field.name(), Value::Text(&format!("{value:?}")));
+        self.add(field.name(), FieldValue::Text(&format!("{value:?}")));
     }
 
     fn record_str(&mut self, field: &Field, text: &str) {
-        self.add(field.name(), Value::Text(text));
+        self.add(field.name(), FieldValue::Text(text));
     }
 
     fn record_u64(&mut self, field: &Field, number: u64) {
-        self.add(field.name(), Value::Plain(format_args!("{number}")));
+        self.add(field.name(), FieldValue::Plain(format_args!("{number}")));
     }
 
     fn record_i64(&mut self, field: &Field, number: i64) {
-        self.add(field.name(), Value::Plain(format_args!("{number}")));
+        self.add(field.name(), FieldValue::Plain(format_args!("{number}")));
     }
 
     fn record_f64(&mut self, field: &Field, number: f64) {
-        // JSON has no numbers that are none.
+        // JSON has no NaN and no infinity.
         let number = if number.is_finite() { number } else { 0.0 };
-        self.add(field.name(), Value::Plain(format_args!("{number}")));
+        self.add(field.name(), FieldValue::Plain(format_args!("{number}")));
     }
 
-    fn record_bool(&mut self, field: &Field, truth: bool) {
-        self.add(field.name(), Value::Plain(format_args!("{truth}")));
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field.name(), FieldValue::Plain(format_args!("{value}")));
     }
 }
 
@@ -193,13 +200,13 @@ mod tests {
     }
 
     #[test]
-    fn text_from_outside_stays_in_its_line() {
+    fn control_characters_are_escaped() {
         let hostile = "a\nb\r\u{1b}[2J\u{9b}\u{202e}\u{7f}";
-        let text = Style { format: LineFormat::Text, colored: false };
+        let text = Style { is_json: false, colored: false };
         let escaped = r"a\nb\r\u{1b}[2J\u{9b}\u{202e}\u{7f}";
         let line = text.line(Level::WARN, "eventctl", hostile);
         assert_eq!(without_time(line, 0), format!("  WARN {escaped}\n"));
-        let json = Style { format: LineFormat::Json, colored: false };
+        let json = Style { is_json: true, colored: false };
         let line = without_time(json.line(Level::WARN, "eventctl", hostile), 14);
         assert_eq!(line.matches(crate::core::text::is_unsafe).collect::<String>(), "\n");
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -207,30 +214,30 @@ mod tests {
     }
 
     #[test]
-    fn fields_stand_beside_the_message_and_can_be_told_apart() {
-        for (format, time_at, expected) in [
-            (LineFormat::Text, 0, "  INFO said two=\"a \\\"b\\\"\" none=\"\" plain=x count=3\n"),
+    fn fields_follow_the_message_and_are_quoted_where_needed() {
+        for (is_json, time_at, expected) in [
+            (false, 0, "  INFO said two=\"a \\\"b\\\"\" none=\"\" plain=x count=3\n"),
             (
-                LineFormat::Json,
+                true,
                 14,
                 "{\"timestamp\":\"\",\"level\":\"INFO\",\"target\":\"t\",\"message\":\"said\",\
                 \"two\":\"a \\\"b\\\"\",\"none\":\"\",\"plain\":\"x\",\"count\":3}\n",
             ),
         ] {
-            let mut line = Style { format, colored: false }.begin(Level::INFO, "t");
-            line.add(MESSAGE, Value::Text("said"));
-            line.add("two", Value::Text("a \"b\""));
-            line.add("none", Value::Text(""));
-            line.add("plain", Value::Text("x"));
-            line.add("count", Value::Plain(format_args!("3")));
+            let mut line = Style { is_json, colored: false }.begin(Level::INFO, "t");
+            line.add(MESSAGE, FieldValue::Text("said"));
+            line.add("two", FieldValue::Text("a \"b\""));
+            line.add("none", FieldValue::Text(""));
+            line.add("plain", FieldValue::Text("x"));
+            line.add("count", FieldValue::Plain(format_args!("3")));
             assert_eq!(without_time(line.end(), time_at), expected);
         }
     }
 
     #[test]
-    fn a_text_without_end_is_cut() {
-        for format in [LineFormat::Text, LineFormat::Json] {
-            let line = Style { format, colored: false }.line(Level::INFO, "t", &"é".repeat(100_000));
+    fn a_long_text_is_cut() {
+        for is_json in [false, true] {
+            let line = Style { is_json, colored: false }.line(Level::INFO, "t", &"é".repeat(100_000));
             assert!(line.len() < 2 * TEXT_LIMIT + 200, "{}", line.len());
             assert!(String::from_utf8(line).unwrap().contains("é…"));
         }

@@ -1,4 +1,4 @@
-//! Waking up at an instant to within microseconds.
+//! Sleeping until an instant, to within microseconds.
 
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -7,26 +7,22 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::oneshot;
 
-/// What is left to the thread: more than the millisecond to which the runtime's timer is exact.
+/// The part of a wait that the thread sleeps: longer than the millisecond to which the runtime's timer is exact.
 const FINE: Duration = Duration::from_millis(4);
 
-/// A wait this short is not worth a change of threads.
+/// A shorter wait than this spins: a thread switch would take longer.
 const SPIN: Duration = Duration::from_micros(20);
 
 type Alarm = (Instant, oneshot::Sender<()>);
 
-/// Sleeps to an instant: all but the last milliseconds on the runtime's timer, which ticks in
-/// milliseconds, the rest on a thread, whose sleep the kernel ends on time.
+/// Sleeps all but the last milliseconds on the runtime's timer, which ticks in milliseconds, and the rest on a thread,
+/// which the kernel wakes on time.
 pub struct Clock {
     alarms: Option<mpsc::Sender<Alarm>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Clock {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// The system has no thread to give.
     pub fn start() -> anyhow::Result<Clock> {
         let (alarms, requested) = mpsc::channel::<Alarm>();
         let run = move || {
@@ -43,7 +39,7 @@ impl Clock {
         Ok(Clock { alarms: Some(alarms), thread: Some(thread) })
     }
 
-    /// Returns at the instant or shortly after it, never before.
+    /// Returns at the instant or shortly after it, never before it.
     pub async fn sleep_until(&self, instant: Instant) {
         let left = || instant.saturating_duration_since(Instant::now());
         if left() > FINE {
@@ -72,7 +68,7 @@ impl Drop for Clock {
     }
 }
 
-/// Linux lets a sleep end 50 µs late to save wake-ups, unless the thread asks for better.
+/// Linux lets a sleep end 50 µs late to save wake-ups (timer slack), unless the thread asks for less.
 fn sharpen_sleep() {
     #[cfg(target_os = "linux")]
     {

@@ -1,4 +1,4 @@
-//! What `propagate` tells of itself while it runs, as Prometheus text or OpenMetrics.
+//! The Prometheus metrics of a run.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -7,10 +7,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::report::{Attempt, Fate};
-use crate::core::metrics::DURATION_BUCKETS;
+use super::attempt::{Attempt, Fate};
+use crate::core::measurement::DURATION_BUCKETS;
 
-/// What is counted and measured. A clone shares the figures.
+/// Counters and histograms; clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     attempts: Family<AttemptLabels, Counter>,
@@ -32,7 +32,7 @@ struct OutcomeLabels {
 }
 
 impl Metrics {
-    /// Nothing counted yet, and where it is told.
+    /// The metrics, and the registry that exposes them.
     pub fn new() -> (Metrics, Registry) {
         let histogram = || Histogram::new(DURATION_BUCKETS);
         let metrics = Metrics {
@@ -46,22 +46,21 @@ impl Metrics {
         let mut registry = Registry::with_prefix("eventctl_propagate");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
-        registry.register("attempts", "Sends, by the kind of response", metrics.attempts.clone());
-        registry.register("events", "Events, by what became of them", metrics.events.clone());
-        let missed = "Sends that the schedule had and that did not happen";
+        registry.register("attempts", "Attempts, by class of the response status", metrics.attempts.clone());
+        registry.register("events", "Events, by outcome", metrics.events.clone());
+        let missed = "Scheduled sends that did not happen";
         registry.register("missed_ticks", missed, metrics.missed_ticks.clone());
         let mut add = |name: &str, help: &str, histogram: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         };
-        add("jitter", "How far from its scheduled time an event was sent first", &metrics.jitter);
-        add("latency", "From a send to its response", &metrics.latency);
+        add("jitter", "From the scheduled time of an event to its first attempt", &metrics.jitter);
+        add("latency", "From an attempt to its response", &metrics.latency);
         let help = "From the scheduled time of an event to its last response";
         add("latency_from_schedule", help, &metrics.latency_from_schedule);
         (metrics, registry)
     }
 
-    /// Takes a send into account.
-    pub fn record(&self, attempt: &Attempt) {
+    pub fn record_attempt(&self, attempt: &Attempt) {
         let status = match attempt.status {
             Ok(200..=299) => "2xx",
             Ok(300..=399) => "3xx",
@@ -81,12 +80,11 @@ impl Metrics {
             if attempt.status.is_ok() {
                 self.latency_from_schedule.observe(attempt.latency_from_schedule.as_secs_f64());
             }
-            self.settled(fate);
+            self.record_fate(fate);
         }
     }
 
-    /// Counts an event that is done with.
-    pub fn settled(&self, fate: Fate) {
+    pub fn record_fate(&self, fate: Fate) {
         let outcome = match fate {
             Fate::Delivered => "delivered",
             Fate::Rejected => "rejected",
@@ -95,8 +93,7 @@ impl Metrics {
         self.events.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
-    /// Counts ticks that were missed.
-    pub fn missed(&self, ticks: u64) {
+    pub fn add_missed_ticks(&self, ticks: u64) {
         self.missed_ticks.inc_by(ticks);
     }
 }

@@ -1,4 +1,4 @@
-//! Why a receiver refused an event, as it says itself.
+//! The reason that a receiver gives when it refuses an event.
 
 use std::fmt::Write;
 
@@ -8,23 +8,23 @@ use serde_json::Value;
 
 use crate::core::text::excerpt;
 
-/// How much of a reason is shown, in characters.
+/// The longest reason that is shown, in characters.
 const REASON_LIMIT: usize = 300;
 
-/// How much of a response that is no problem description is looked at, in bytes.
+/// How much of a body that is not JSON is read, in bytes.
 const BODY_LIMIT_BYTES: usize = 4096;
 
-/// The shortest value of a header that is taken for a secret: hiding shorter ones would hide words.
+/// The shortest header value that is redacted as a secret: redacting shorter ones would hide words.
 const SECRET_MINIMUM_BYTES: usize = 4;
 
-/// What names of secrets have in them, without dashes and capitals.
+/// Parts of the names of JSON members that hold secrets, in lower case and without dashes.
 const SECRET_NAMES: [&str; 7] =
     ["token", "password", "secret", "authorization", "cookie", "credential", "apikey"];
 
 const NOT_SHOWN: &str = "[not shown]";
 
-/// What a response that is not 2xx says of itself: in one line, short, and without what only the sender may know, should
-/// the receiver repeat it. None where it says nothing.
+/// The reason in the body of a response that is not 2xx, as one short line. Secrets of the sender that the receiver
+/// repeats are redacted. None if the body is empty.
 pub fn reason_of(response: &Response<Bytes>, secrets: &[String]) -> Option<String> {
     if response.status().is_success() {
         return None;
@@ -32,8 +32,8 @@ pub fn reason_of(response: &Response<Bytes>, secrets: &[String]) -> Option<Strin
     let body = response.body();
     let start = &body[..body.len().min(BODY_LIMIT_BYTES)];
     let json = serde_json::from_slice(body).ok().map(|mut value| {
-        hide_secrets(&mut value);
-        described(&value).unwrap_or_else(|| value.to_string())
+        redact_secrets(&mut value);
+        description_of(&value).unwrap_or_else(|| value.to_string())
     });
     let text = json.unwrap_or_else(|| String::from_utf8_lossy(start).into_owned());
     let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -43,8 +43,8 @@ pub fn reason_of(response: &Response<Bytes>, secrets: &[String]) -> Option<Strin
     (!text.is_empty()).then(|| excerpt(&text, REASON_LIMIT))
 }
 
-/// `detail`, or the title, and each of `errors` with its pointer, as a problem description (RFC 9457) has them.
-fn described(body: &Value) -> Option<String> {
+/// `detail`, or else `title`, and each of `errors` with its pointer, of a problem description (RFC 9457).
+fn description_of(body: &Value) -> Option<String> {
     let text_of = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
     let mut text = match body.get("detail") {
         None => text_of(body, "title")?,
@@ -58,17 +58,17 @@ fn described(body: &Value) -> Option<String> {
     Some(text)
 }
 
-/// Replaces what members hold whose names say that it is not for everyone.
-fn hide_secrets(value: &mut Value) {
+/// Redacts members whose names say that they hold secrets.
+fn redact_secrets(value: &mut Value) {
     match value {
-        Value::Array(items) => items.iter_mut().for_each(hide_secrets),
+        Value::Array(items) => items.iter_mut().for_each(redact_secrets),
         Value::Object(members) => {
             for (name, value) in members {
                 let name = name.to_ascii_lowercase().replace(['-', '_'], "");
                 let is_secret = SECRET_NAMES.iter().any(|secret| name.contains(secret));
                 match value {
                     Value::String(text) if is_secret => NOT_SHOWN.clone_into(text),
-                    value => hide_secrets(value),
+                    value => redact_secrets(value),
                 }
             }
         }

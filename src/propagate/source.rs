@@ -1,4 +1,4 @@
-//! Where events come from: a file in some order, or standard input.
+//! The source of events: a file in some order, or standard input.
 
 use std::fs;
 use std::io::{self, BufReader, Read};
@@ -13,100 +13,92 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use crate::cli::Order;
-use crate::core::hint::hinted;
-use crate::core::outgoing::Objects;
-pub use crate::core::outgoing::Outgoing;
+use super::settings::Order;
+use crate::core::outgoing::{Objects, Outgoing};
+use crate::error::hinted;
 
-/// Events of standard input that are read ahead.
+/// The most events of standard input that are read ahead.
 const EVENTS_AHEAD: usize = 64;
 
-/// Bytes of standard input that are read ahead, unless one event alone is larger.
+/// The most bytes of standard input that are read ahead, unless a single event is larger.
 const BYTES_AHEAD: u32 = 16 << 20;
 
-/// Bytes of standard input that are read at once: as many as a pipe holds on Linux.
+/// The size of one read of standard input: what a pipe holds on Linux.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// How long to wait for an event that may have been read before the end.
+/// How long to wait at the end for an event that the thread may have read already.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a file of events looks like.
-pub const FILE_HINT: &str = "write a JSON array of objects, or objects one behind the other: [{\"event_type\": \"message\", \"event_payload\": \"hello\"}]";
+pub const FILE_HINT: &str = "write a JSON array of objects, or concatenated objects: [{\"event_type\": \"message\", \"event_payload\": \"hello\"}]";
 
-/// What comes next.
 pub enum Next {
-    /// An event to send.
+    /// An event, and whether it had to be waited for.
     Event {
-        /// The event.
         event: Arc<Outgoing>,
-        /// Whether it had to be waited for.
         waited: bool,
     },
-    /// Something that is no event, and why.
+    /// Something that is not an event; says what and where.
     Invalid(String),
-    /// There is no more.
     End,
 }
 
-/// A source of events.
 pub enum Source {
-    /// The events of a file, in an order without end.
-    File(Shelf),
+    /// The events of a file, repeated forever.
+    File(FileEvents),
     /// The events of standard input, each once.
-    Stream(Stream),
+    Stdin(StdinEvents),
 }
 
 impl Source {
-    /// Opens a file, or standard input where the path is `-`, which is read no further than to the last of `count`
-    /// events.
+    /// Opens a file, or standard input if the path is `-`; of that at most `count` events are read.
     ///
     /// # Errors
-    /// The file cannot be read, or is not a list of objects; says where.
+    /// The file cannot be read, or is not a list of objects; names line and column.
     pub fn open(path: &Path, order: Order, seed: Option<u64>, count: Option<u64>) -> anyhow::Result<Source> {
         if path == Path::new("-") {
-            return Ok(Source::Stream(Stream::start(count)?));
+            return Ok(Source::Stdin(StdinEvents::start(count)?));
         }
         let events = read_file(path)?;
         let random = seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
-        Ok(Source::File(Shelf::new(events, order, random)))
+        Ok(Source::File(FileEvents::new(events, order, random)))
     }
 
-    /// The next event; waits where standard input has none yet.
+    /// The next event; waits for standard input.
     pub async fn next(&mut self) -> Next {
         match self {
-            Source::File(shelf) => Next::Event { event: shelf.next(), waited: false },
-            Source::Stream(stream) => stream.next().await,
+            Source::File(file) => Next::Event { event: file.next(), waited: false },
+            Source::Stdin(stdin) => stdin.next().await,
         }
     }
 
-    /// How many events there are before they repeat; none where that is unknown.
+    /// The number of events before they repeat; none for standard input.
     pub fn cycle(&self) -> Option<u64> {
         match self {
-            Source::File(shelf) => u64::try_from(shelf.events.len()).ok(),
-            Source::Stream(_) => None,
+            Source::File(file) => u64::try_from(file.events.len()).ok(),
+            Source::Stdin(_) => None,
         }
     }
 
-    /// Stops reading standard input; what was read and not sent, a `pending` event first, and what was wrong there.
+    /// Stops reading standard input. Returns what was read and not sent, `pending` first, and the problems in between.
     pub async fn unsent(&mut self, pending: Option<Arc<Outgoing>>) -> Vec<Result<Arc<Outgoing>, String>> {
         match self {
             Source::File(_) => Vec::new(),
-            Source::Stream(stream) => pending.into_iter().map(Ok).chain(stream.stop().await).collect(),
+            Source::Stdin(stdin) => pending.into_iter().map(Ok).chain(stdin.stop().await).collect(),
         }
     }
 }
 
-/// The events of a file, and which comes next.
-pub struct Shelf {
+/// The events of a file, in the order of `--order`.
+pub struct FileEvents {
     events: Vec<Arc<Outgoing>>,
     order: Order,
     random: fastrand::Rng,
     position: usize,
 }
 
-impl Shelf {
-    fn new(events: Vec<Arc<Outgoing>>, order: Order, random: fastrand::Rng) -> Shelf {
-        Shelf { events, order, random, position: 0 }
+impl FileEvents {
+    fn new(events: Vec<Arc<Outgoing>>, order: Order, random: fastrand::Rng) -> FileEvents {
+        FileEvents { events, order, random, position: 0 }
     }
 
     fn next(&mut self) -> Arc<Outgoing> {
@@ -132,21 +124,19 @@ fn read_file(path: &Path) -> anyhow::Result<Vec<Arc<Outgoing>>> {
     Ok(events.into_iter().map(Arc::new).collect())
 }
 
-/// The events of standard input.
-///
-/// They are read on a thread of its own, for which nobody waits: a read cannot be called off.
-pub struct Stream {
-    events: mpsc::Receiver<Ahead>,
+/// The events of standard input, which a thread reads ahead. The thread is never joined: a read cannot be cancelled.
+pub struct StdinEvents {
+    events: mpsc::Receiver<ReadAhead>,
     stopping: Arc<AtomicBool>,
 }
 
-/// What was read ahead, and the room that it takes until it is wanted.
-struct Ahead {
+struct ReadAhead {
     event: Result<Arc<Outgoing>, String>,
-    _room: OwnedSemaphorePermit,
+    /// Its share of the bytes that may be read ahead.
+    _permit: OwnedSemaphorePermit,
 }
 
-/// An input that ends when it is to be stopped: what is in the buffer of its reader by then is the last of it.
+/// An input that reports its end once it is stopped; what its reader has buffered by then is the last of it.
 struct Stoppable<R> {
     input: R,
     stopping: Arc<AtomicBool>,
@@ -158,61 +148,79 @@ impl<R: Read> Read for Stoppable<R> {
     }
 }
 
-impl Stream {
-    /// Reads no further than so many events.
-    fn start(count: Option<u64>) -> anyhow::Result<Stream> {
+impl StdinEvents {
+    /// Reads at most `count` events.
+    fn start(count: Option<u64>) -> anyhow::Result<StdinEvents> {
         let (tx, events) = mpsc::channel(EVENTS_AHEAD);
         let stopping = Arc::new(AtomicBool::new(false));
-        let (stop, runtime) = (Arc::clone(&stopping), Handle::current());
-        let read = move || {
-            let room = Arc::new(Semaphore::new(BYTES_AHEAD as usize));
-            let input = Stoppable { input: io::stdin(), stopping: Arc::clone(&stop) };
-            let mut objects = Objects::new(BufReader::with_capacity(BUFFER_BYTES, input));
-            let mut left = count.unwrap_or(u64::MAX);
-            while left > 0 {
-                let Some(event) = objects.next() else { break };
-                let event = event.map_err(|problem| match stop.load(Ordering::Relaxed) {
-                    true => format!("{problem}, where the run ended,"),
-                    false => problem,
-                });
-                let bytes = event.as_ref().map_or(0, |event| event.body.len());
-                left -= u64::from(event.is_ok());
-                // One that is larger than all the room takes all of it.
-                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(BYTES_AHEAD);
-                let room = runtime.block_on(Arc::clone(&room).acquire_many_owned(bytes));
-                let Ok(room) = room else { break };
-                if tx.blocking_send(Ahead { event: event.map(Arc::new), _room: room }).is_err() {
-                    break;
-                }
-            }
-        };
+        let reader =
+            StdinReader { stopping: Arc::clone(&stopping), remaining: count.unwrap_or(u64::MAX), events: tx };
+        let runtime = Handle::current();
         thread::Builder::new()
             .name("standard input".to_owned())
-            .spawn(read)
+            .spawn(move || reader.run(&runtime))
             .context("cannot start a thread to read standard input")?;
-        Ok(Stream { events, stopping })
+        Ok(StdinEvents { events, stopping })
     }
 
     async fn next(&mut self) -> Next {
-        let (ahead, waited) = match self.events.try_recv() {
-            Ok(ahead) => (Some(ahead), false),
+        let (read, waited) = match self.events.try_recv() {
+            Ok(read) => (Some(read), false),
             Err(_) => (self.events.recv().await, true),
         };
-        match ahead.map(|ahead| ahead.event) {
+        match read.map(|read| read.event) {
             Some(Ok(event)) => Next::Event { event, waited },
             Some(Err(problem)) => Next::Invalid(problem),
             None => Next::End,
         }
     }
 
-    /// Takes what the thread has read already. It may wait for input that never comes, so not for long.
+    /// Takes what the thread has read already, for a short time only: it may be waiting for input that never comes.
     async fn stop(&mut self) -> Vec<Result<Arc<Outgoing>, String>> {
         self.stopping.store(true, Ordering::Relaxed);
         let mut unsent = Vec::new();
-        while let Ok(Some(ahead)) = timeout(LEFTOVER_PAUSE, self.events.recv()).await {
-            unsent.push(ahead.event);
+        while let Ok(Some(read)) = timeout(LEFTOVER_PAUSE, self.events.recv()).await {
+            unsent.push(read.event);
         }
         unsent
+    }
+}
+
+/// What the thread does.
+struct StdinReader {
+    stopping: Arc<AtomicBool>,
+    /// How many more events to read.
+    remaining: u64,
+    events: mpsc::Sender<ReadAhead>,
+}
+
+impl StdinReader {
+    fn run(mut self, runtime: &Handle) {
+        let bytes_ahead = Arc::new(Semaphore::new(BYTES_AHEAD as usize));
+        let input = Stoppable { input: io::stdin(), stopping: Arc::clone(&self.stopping) };
+        let mut objects = Objects::new(BufReader::with_capacity(BUFFER_BYTES, input));
+        while self.remaining > 0 {
+            let Some(object) = objects.next() else { break };
+            let event = object.map(Arc::new).map_err(|problem| self.explain(problem));
+            self.remaining -= u64::from(event.is_ok());
+            // An event that is larger than the whole limit takes all of it.
+            let bytes = event.as_ref().map_or(0, |event| event.body.len());
+            let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(BYTES_AHEAD);
+            let acquired = runtime.block_on(Arc::clone(&bytes_ahead).acquire_many_owned(permits));
+            let permit = acquired.expect("the semaphore is never closed");
+            if self.events.blocking_send(ReadAhead { event, _permit: permit }).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// A value may have been cut off by the end of the run.
+    fn explain(&self, problem: String) -> String {
+        if self.stopping.load(Ordering::Relaxed) {
+            format!("{problem}, where the run ended,")
+        } else {
+            problem
+        }
     }
 }
 
@@ -223,8 +231,8 @@ mod tests {
     fn drawn(order: Order, seed: u64, count: usize) -> Vec<String> {
         let events = Outgoing::parse_file(br#"[{"a":1},{"a":2},{"a":3},{"a":4}]"#).unwrap();
         let events = events.into_iter().map(Arc::new).collect();
-        let mut shelf = Shelf::new(events, order, fastrand::Rng::with_seed(seed));
-        (0..count).map(|_| shelf.next().body.clone()).collect()
+        let mut file = FileEvents::new(events, order, fastrand::Rng::with_seed(seed));
+        (0..count).map(|_| file.next().body.clone()).collect()
     }
 
     #[test]

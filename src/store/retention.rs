@@ -13,11 +13,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::backend::{Deleted, Passed, Recount, RetentionLimits};
+use super::backend::Backend;
+use super::error::{DatabaseError, WriteError};
 use super::statements::{Statements, Value};
 use crate::core::timestamp::Timestamp;
 
-/// How many events are counted, looked at or deleted at once: a step takes some milliseconds. A store that has no more
+/// How many events are counted, checked or deleted at once: a step takes some milliseconds. A store that has no more
 /// is counted anew each time.
 const STEP: usize = 1000;
 
@@ -38,16 +39,81 @@ const EXPIRED_KEYS: &str = "\
         WHERE deleted_events.last_id >= idempotency_keys.first_id + idempotency_keys.event_count - 1 \
         ORDER BY deleted_events.last_id LIMIT 1), 0) < ?";
 
-/// Deletes what the limits name among the next events behind those that were passed.
-///
-/// # Errors
-/// The database's.
-pub fn delete_expired<S: Statements>(
-    statements: &mut S,
+/// What is kept, at a moment.
+#[derive(Debug, Clone, Copy)]
+pub struct RetentionLimits {
+    pub now: Timestamp,
+    /// Whether the clock is believed; if not, nothing is deleted by age.
+    pub is_clock_believed: bool,
+    /// Events that were received before this instant are deleted.
+    pub received_before: Option<Timestamp>,
+    /// How many of the newest events are kept.
+    pub events: Option<i64>,
+    /// How many bytes of types and payloads of the newest events are kept.
+    pub bytes: Option<i64>,
+    /// The keys of deleted events that were received before this instant are deleted; all, where there is none.
+    pub keys_before: Option<Timestamp>,
+    pub recount: Recount,
+}
+
+/// When all events are counted anew, in case that somebody else has deleted some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recount {
+    /// Not in the middle of a sweep.
+    Never,
+    /// Where there are so few that it costs nothing.
+    IfSmall,
+    Always,
+}
+
+/// The events that a sweep has checked, and that stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// All up to this id have been checked or deleted.
+    pub until: i64,
+    pub events: i64,
+    /// The bytes of their types and payloads.
+    pub bytes: i64,
+}
+
+/// What a step of retention has deleted, and where the next begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Deleted {
+    pub by_age: u64,
+    pub by_count: u64,
+    pub by_bytes: u64,
+    pub keys: u64,
+    /// Where the next step begins.
+    pub passed: Passed,
+    /// Whether there may be more to delete at once.
+    pub more: bool,
+}
+
+/// Deletes what the limits name among the next events after those that were checked, and idempotency keys whose time has come.
+pub fn delete_expired(
+    backend: &mut dyn Backend,
     limits: &RetentionLimits,
     passed: Passed,
-) -> Result<Deleted, S::Error> {
-    statements.begin()?;
+) -> Result<Deleted, WriteError> {
+    backend.prepare_deletion()?;
+    backend.run(|statements| step(statements, limits, passed))
+}
+
+/// When retention last believed the clock; where it never has, when the newest event was received.
+pub fn last_known_time(backend: &mut dyn Backend) -> Result<Option<Timestamp>, WriteError> {
+    backend.run(|statements| {
+        let believed = statements.query::<1>("SELECT believed_at FROM retention", &[])?;
+        let newest = statements.query::<1>("SELECT received_at FROM events ORDER BY id DESC LIMIT 1", &[])?;
+        let time = |rows: Vec<[Value; 1]>| rows.first().and_then(|[time]| time.number_or_null());
+        Ok(time(believed).or(time(newest)).map(Timestamp::from_microseconds))
+    })
+}
+
+fn step(
+    statements: &mut dyn Statements,
+    limits: &RetentionLimits,
+    passed: Passed,
+) -> Result<Deleted, DatabaseError> {
     let stored = Totals::locked(statements)?;
     let mut totals = stored;
     let mut is_counting = false;
@@ -74,21 +140,7 @@ pub fn delete_expired<S: Statements>(
     if totals != stored {
         totals.store(statements)?;
     }
-    statements.commit()?;
     Ok(Deleted { keys: keys.unwrap_or_default(), more: plan.deleted.more || keys.is_some(), ..plan.deleted })
-}
-
-/// When retention last believed the clock; where it never has, when the newest event was received.
-///
-/// # Errors
-/// The database's.
-pub fn last_known_time<S: Statements>(statements: &mut S) -> Result<Option<Timestamp>, S::Error> {
-    statements.begin()?;
-    let believed = statements.query::<1>("SELECT believed_at FROM retention", &[])?;
-    let newest = statements.query::<1>("SELECT received_at FROM events ORDER BY id DESC LIMIT 1", &[])?;
-    statements.commit()?;
-    let time = |rows: Vec<[Value; 1]>| rows.first().and_then(|[time]| time.number_or_null());
-    Ok(time(believed).or(time(newest)).map(Timestamp::from_microseconds))
 }
 
 /// How many events there are up to an id, and the bytes of their types and payloads.
@@ -102,10 +154,10 @@ struct Totals {
 
 impl Totals {
     /// Those that all processes share, which nobody else changes before the commit.
-    fn locked<S: Statements>(statements: &mut S) -> Result<Totals, S::Error> {
+    fn locked(statements: &mut dyn Statements) -> Result<Totals, DatabaseError> {
         let select = format!(
             "SELECT counted_until, event_count, event_bytes, believed_at FROM retention{}",
-            S::FOR_UPDATE
+            statements.for_update()
         );
         let rows = statements.query::<4>(&select, &[])?;
         Ok(rows.first().map_or_else(Totals::default, |[until, events, bytes, believed_at]| Totals {
@@ -116,7 +168,7 @@ impl Totals {
         }))
     }
 
-    fn store<S: Statements>(&self, statements: &mut S) -> Result<(), S::Error> {
+    fn store(&self, statements: &mut dyn Statements) -> Result<(), DatabaseError> {
         statements.execute(
             "UPDATE retention SET counted_until = ?, event_count = ?, event_bytes = ?, believed_at = ?",
             &[self.counted_until.into(), self.events.into(), self.bytes.into(), self.believed_at.into()],
@@ -124,7 +176,7 @@ impl Totals {
     }
 
     /// Adds the next events; whether there may be more.
-    fn count<S: Statements>(&mut self, statements: &mut S) -> Result<bool, S::Error> {
+    fn count(&mut self, statements: &mut dyn Statements) -> Result<bool, DatabaseError> {
         let select = format!(
             "SELECT id, octet_length(event_type) + octet_length(event_payload) FROM events \
                 WHERE id > ? ORDER BY id LIMIT {STEP}"
@@ -154,7 +206,6 @@ impl Totals {
     }
 }
 
-/// One of the oldest events.
 #[derive(Debug, Clone, Copy)]
 struct OldEvent {
     id: i64,
@@ -163,7 +214,7 @@ struct OldEvent {
     has_open_delivery: bool,
 }
 
-fn oldest<S: Statements>(statements: &mut S, after: i64) -> Result<Vec<OldEvent>, S::Error> {
+fn oldest(statements: &mut dyn Statements, after: i64) -> Result<Vec<OldEvent>, DatabaseError> {
     let select = format!(
         "SELECT id, received_at, octet_length(event_type) + octet_length(event_payload), \
             CASE WHEN EXISTS (SELECT 1 FROM deliveries \
@@ -260,7 +311,7 @@ fn reason_to_delete(
 }
 
 /// Deletes the events of a range, and their deliveries. A delivery may have been opened anew meanwhile.
-fn delete<S: Statements>(statements: &mut S, range: &RangeInclusive<i64>) -> Result<(), S::Error> {
+fn delete(statements: &mut dyn Statements, range: &RangeInclusive<i64>) -> Result<(), DatabaseError> {
     let ids = [Value::from(*range.start()), Value::from(*range.end())];
     let events = "DELETE FROM events WHERE id >= ? AND id <= ? AND NOT EXISTS \
         (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.due_at IS NOT NULL)";
@@ -271,12 +322,12 @@ fn delete<S: Statements>(statements: &mut S, range: &RangeInclusive<i64>) -> Res
 
 /// Notes which events were deleted, for their keys: once in the range of each note that there is, as of an event that
 /// stayed when those around it were deleted.
-fn note_deleted<S: Statements>(
-    statements: &mut S,
+fn note_deleted(
+    statements: &mut dyn Statements,
     events: &[OldEvent],
     plan: &Plan,
     now: Timestamp,
-) -> Result<(), S::Error> {
+) -> Result<(), DatabaseError> {
     let mut deleted = plan.deleted_of(events).peekable();
     while let Some(first) = deleted.peek() {
         let select =
@@ -289,7 +340,8 @@ fn note_deleted<S: Statements>(
             last_id = event.id;
             newest = newest.max(event.received_at.min(now).as_microseconds());
         }
-        statements.execute("INSERT INTO deleted_events VALUES (?, ?)", &[last_id.into(), newest.into()])?;
+        let insert = "INSERT INTO deleted_events (last_id, received_at) VALUES (?, ?)";
+        statements.execute(insert, &[last_id.into(), newest.into()])?;
     }
     Ok(())
 }
@@ -299,13 +351,16 @@ fn note_deleted<S: Statements>(
 ///
 /// The ids of requests do not overlap. So the keys of a note are those that begin in its range, and the last one before
 /// it, whose events may reach into it. The note stays, without a time, as the beginning of the next one's range.
-fn delete_keys<S: Statements>(statements: &mut S, limits: &RetentionLimits) -> Result<Option<u64>, S::Error> {
+fn delete_keys(
+    statements: &mut dyn Statements,
+    limits: &RetentionLimits,
+) -> Result<Option<u64>, DatabaseError> {
     let before = match limits.keys_before {
         Some(_) if !limits.is_clock_believed => return Ok(None),
         Some(before) => before.as_microseconds(),
         None => i64::MAX,
     };
-    let mut number = |select: &str, value: i64| -> Result<Option<i64>, S::Error> {
+    let mut number = |select: &str, value: i64| -> Result<Option<i64>, DatabaseError> {
         let rows = statements.query::<1>(select, &[value.into()])?;
         Ok(rows.first().and_then(|[number]| number.number_or_null()))
     };

@@ -1,17 +1,15 @@
 //! Statements that every database understands, and what they take and give.
 
-use super::backend::StoreError;
+use super::error::DatabaseError;
 use crate::core::event::StoredEvent;
 use crate::core::timestamp::Timestamp;
 
 /// A value of a statement or of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// Nothing.
     Null,
     /// An id, an instant or a number of rows.
     Number(i64),
-    /// Text.
     Text(String),
     /// A digest, or a key.
     Bytes(Vec<u8>),
@@ -23,7 +21,6 @@ impl Value {
         self.number_or_null().unwrap_or_default()
     }
 
-    /// The number, if there is one.
     pub fn number_or_null(&self) -> Option<i64> {
         match self {
             Value::Number(number) => Some(*number),
@@ -39,12 +36,10 @@ impl Value {
         }
     }
 
-    /// The text, or an empty one where there is none.
     pub fn into_text(self) -> String {
         self.into_text_or_null().unwrap_or_default()
     }
 
-    /// The text, if there is one.
     pub fn into_text_or_null(self) -> Option<String> {
         match self {
             Value::Text(text) => Some(text),
@@ -77,29 +72,37 @@ impl<V: Into<Value>> From<Option<V>> for Value {
     }
 }
 
-/// A connection that runs statements; `?` stands for a value in each of them.
+/// Runs statements of the dialect that all databases share; `?` stands for a value in each of them.
 pub trait Statements {
-    /// What the database's client fails with.
-    type Error: Into<StoreError>;
-
-    /// Ends a SELECT whose rows nobody else may change before the commit.
-    const FOR_UPDATE: &'static str;
-
-    /// Begins a transaction.
-    fn begin(&mut self) -> Result<(), Self::Error>;
-
-    /// Makes a transaction durable.
-    fn commit(&mut self) -> Result<(), Self::Error>;
+    /// Ends a SELECT whose rows nobody else may change before the commit. Empty where a transaction is alone anyway.
+    fn for_update(&self) -> &'static str;
 
     /// Runs a statement that gives no rows.
-    fn execute(&mut self, statement: &str, values: &[Value]) -> Result<(), Self::Error>;
+    fn execute(&mut self, statement: &str, values: &[Value]) -> Result<(), DatabaseError>;
 
-    /// Runs a statement that gives rows of so many columns.
-    fn query<const COLUMNS: usize>(
+    /// Runs a statement that gives rows of `columns` values each: the values of all rows, row by row.
+    fn values(
         &mut self,
         statement: &str,
         values: &[Value],
-    ) -> Result<Vec<[Value; COLUMNS]>, Self::Error>;
+        columns: usize,
+    ) -> Result<Vec<Value>, DatabaseError>;
+}
+
+impl dyn Statements + '_ {
+    /// Runs a statement that gives rows.
+    pub fn query<const COLUMNS: usize>(
+        &mut self,
+        statement: &str,
+        values: &[Value],
+    ) -> Result<Vec<[Value; COLUMNS]>, DatabaseError> {
+        let mut values = self.values(statement, values, COLUMNS)?.into_iter();
+        let mut rows = Vec::with_capacity(values.len() / COLUMNS);
+        while values.len() >= COLUMNS {
+            rows.push(std::array::from_fn(|_| values.next().unwrap_or(Value::Null)));
+        }
+        Ok(rows)
+    }
 }
 
 /// The event of a row: id, received_at, type and payload.

@@ -1,6 +1,8 @@
 //! How many events of which types a store holds, over time.
 
-use super::backend::{Statistics, TypeStatistics};
+use serde::Serialize;
+
+use super::error::DatabaseError;
 use super::statements::{Statements, Value};
 use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
@@ -8,11 +10,30 @@ use crate::core::timestamp::Timestamp;
 /// Into how many parts the time from the first event to the last is divided.
 pub const PARTS: i64 = 40;
 
+/// How many events of which types there are, over time.
+#[derive(Debug, Clone, Default)]
+pub struct Statistics {
+    /// By type, the most frequent first.
+    pub types: Vec<TypeStatistics>,
+    /// In equal parts of time.
+    pub counts: Vec<i64>,
+    /// How long each part is; nothing where there are no events.
+    pub part_microseconds: i64,
+    /// When the first part begins.
+    pub started_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct TypeStatistics {
+    pub event_type: String,
+    pub count: i64,
+    /// When the first of them was received, and the last.
+    pub first: Timestamp,
+    pub last: Timestamp,
+}
+
 /// Counts the events that a query selects, whatever page it asks for.
-///
-/// # Errors
-/// The database's.
-pub fn statistics<S: Statements>(statements: &mut S, query: &Query) -> Result<Statistics, S::Error> {
+pub fn statistics(statements: &mut dyn Statements, query: &Query) -> Result<Statistics, DatabaseError> {
     let since = query.since.map_or(i64::MIN, Timestamp::as_microseconds);
     let until = query.until.map_or(i64::MAX, Timestamp::as_microseconds);
     let range = [Value::from(since), Value::from(until)];

@@ -6,12 +6,14 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::ser::Serializer;
 
+use super::settings::{Color, Content, EventFormat, OutputSettings};
 use super::stats;
-use crate::cli::{Color, EventFormat, TailOptions};
 use crate::core::event::StoredEvent;
-use crate::core::text::{PrintableFormatter, allows_color, padded, printable};
+use crate::core::text::{PrintableFormatter, padded, printable};
 use crate::core::timestamp::Timestamp;
-use crate::store::backend::{Delivery, DeliveryState, Statistics, TypeStatistics};
+use crate::logging::allows_color;
+use crate::store::outbox::{Delivery, DeliveryState};
+use crate::store::statistics::{Statistics, TypeStatistics};
 
 /// Writes events in one of the formats.
 pub struct Printer<W: Write> {
@@ -28,20 +30,20 @@ const ALERT_COLUMNS: &str =
     "event_id,created_at,state,channel,event_type,attempts,due_at,settled_at,repeats,last_error";
 
 impl<W: Write> Printer<W> {
-    /// A printer in the format and the colours that the options ask for.
-    pub fn new(options: &TailOptions, on_terminal: bool, output: W) -> Printer<W> {
-        let color = match options.color {
+    pub fn new(settings: OutputSettings, on_terminal: bool, output: W) -> Printer<W> {
+        let OutputSettings { content, format, color } = settings;
+        let color = match color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => on_terminal && allows_color(),
         };
-        let columns = match (options.alerts, options.stats) {
-            (true, _) => ALERT_COLUMNS,
-            (false, true) => "event_type,count,first,last",
-            (false, false) => EVENT_COLUMNS,
+        let columns = match content {
+            Content::Alerts => ALERT_COLUMNS,
+            Content::Statistics => "event_type,count,first,last",
+            Content::Events => EVENT_COLUMNS,
         };
-        let header = (options.output == EventFormat::Csv).then_some(columns);
-        Printer { output, format: options.output, color, on_terminal, header }
+        let header = (format == EventFormat::Csv).then_some(columns);
+        Printer { output, format, color, on_terminal, header }
     }
 
     /// Writes one event.

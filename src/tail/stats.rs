@@ -6,22 +6,18 @@ use serde_json::{Value, json};
 
 use crate::core::text::{padded, printable, width_of};
 use crate::core::timestamp::Timestamp;
-use crate::store::backend::Statistics;
+use crate::store::statistics::Statistics;
 
-/// How wide the longest bar is, in characters.
+/// The width of the longest bar, in characters.
 const BAR_WIDTH: i64 = 30;
 
-/// The widest column of types, in characters.
+/// The maximum width of the column of types, in characters.
 const TYPE_WIDTH: usize = 32;
 
-/// Eighths of a character, from nothing to all of it, lying and standing.
+/// Eighths of a character, from empty to full, for horizontal bars and for vertical ones.
 const LYING: [&str; 9] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"];
 const STANDING: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Writes statistics for people.
-///
-/// # Errors
-/// The output takes no more.
 pub fn print_text(output: &mut impl Write, statistics: &Statistics) -> io::Result<()> {
     let Some((first, last)) = ends_of(statistics) else { return writeln!(output, "no events") };
     let total = total_of(statistics);
@@ -42,7 +38,6 @@ pub fn print_text(output: &mut impl Write, statistics: &Statistics) -> io::Resul
     writeln!(output, "{} (each {length})", line_of(&statistics.counts))
 }
 
-/// Statistics as one object.
 pub fn to_json(statistics: &Statistics) -> Value {
     let (first, last) = ends_of(statistics).unzip();
     json!({
@@ -69,7 +64,7 @@ fn ends_of(statistics: &Statistics) -> Option<(Timestamp, Timestamp)> {
     Some((first, last))
 }
 
-/// Events a second between the first and the last; none where they came at once.
+/// Events a second between the first and the last; `None` if they have the same time.
 fn per_second(statistics: &Statistics) -> Option<f64> {
     let (first, last) = ends_of(statistics)?;
     let seconds = last.since(first).as_secs_f64();
@@ -86,10 +81,10 @@ fn bar_of(count: i64, most: i64) -> String {
     "█".repeat(whole as usize) + LYING[rest as usize]
 }
 
-/// A character a part of time, as high as its count.
+/// One character for each interval, as high as its count.
 fn line_of(counts: &[i64]) -> String {
     let most = counts.iter().copied().max().unwrap_or_default().max(1);
-    // What is not nothing does not look like it.
+    // A count above zero is visible.
     let height = |count: &i64| (count * 8 + most - 1) / most;
     counts.iter().map(|count| STANDING[height(count) as usize]).collect()
 }

@@ -1,10 +1,9 @@
 use super::*;
-use crate::cli::Command;
-use crate::config::{self, Settings};
 use crate::core::timestamp::Timestamp;
-use crate::store::backend::{AlertOutcome, Delivery, Page, Statistics, StoreSize};
+use crate::store::backend::Page;
+use crate::store::statistics::Statistics;
 
-/// A store whose reads fail as told.
+/// A store whose reads fail as its script says.
 struct Failing {
     events: Vec<StoredEvent>,
     /// Which of the reads of pages fail, from 0.
@@ -12,11 +11,11 @@ struct Failing {
     reads: usize,
 }
 
-impl Reader for Failing {
-    fn page(&mut self, query: &Query) -> Result<Page, StoreError> {
+impl EventReader for Failing {
+    fn page(&mut self, query: &Query) -> Result<Page, ReadError> {
         self.reads += 1;
         if self.failures.contains(&(self.reads - 1)) {
-            return Err(StoreError::Unavailable("the connection is lost".to_owned()));
+            return Err(ReadError::from(anyhow::anyhow!("the connection is lost")));
         }
         let selected = |event: &&StoredEvent| {
             query.after.is_none_or(|after| event.id > after)
@@ -32,36 +31,26 @@ impl Reader for Failing {
         Ok(Page { events, more })
     }
 
-    fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, StoreError> {
+    fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, ReadError> {
         Ok(self.events.iter().find(|event| event.id == id).cloned())
     }
 
-    fn statistics(&mut self, _: &Query) -> Result<Statistics, StoreError> {
-        unimplemented!()
-    }
-
-    fn deliveries(&mut self, _: usize) -> Result<Vec<Delivery>, StoreError> {
-        unimplemented!()
-    }
-
-    fn open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
-        unimplemented!()
-    }
-
-    fn size(&mut self) -> Result<StoreSize, StoreError> {
-        unimplemented!()
-    }
-
-    fn alert_outcome(&mut self, _: i64) -> Result<AlertOutcome, StoreError> {
+    fn statistics(&mut self, _: &Query) -> Result<Statistics, ReadError> {
         unimplemented!()
     }
 }
 
-fn options() -> TailOptions {
-    let arguments = ["eventctl", "tail", "-f", "-o", "json"].map(Into::into);
-    let Ok(Settings::Run(cli, _)) = config::read(&arguments) else { panic!("no settings") };
-    let Command::Tail(options) = cli.command else { panic!("another subcommand") };
-    options
+fn settings() -> Settings {
+    Settings {
+        source: SourceSettings::Store("events.db".parse().unwrap()),
+        lines: None,
+        follow: true,
+        after: None,
+        event_type: None,
+        since: None,
+        until: None,
+        output: OutputSettings { content: Content::Events, format: EventFormat::Json, color: Color::Never },
+    }
 }
 
 /// The ids that a follower prints of events that come at once, whichever reads fail.
@@ -73,12 +62,12 @@ fn followed(count: i64, failures: &[usize]) -> Vec<i64> {
         event_payload: String::new(),
     };
     let reader = Failing { events: (1..=count).map(event).collect(), failures: failures.to_vec(), reads: 0 };
-    let options = options();
+    let settings = settings();
     let mut output = Vec::new();
     let mut tail = Tail {
-        options: &options,
+        settings: &settings,
         source: Source::Store(Box::new(reader)),
-        printer: Printer::new(&options, false, &mut output),
+        printer: Printer::new(settings.output, false, &mut output),
         horizon: None,
         printed: None,
     };

@@ -1,6 +1,6 @@
 //! What several targets demand.
 
-use eventctl::core::text::is_unsafe;
+use eventctl::testing::is_unsafe;
 
 /// The longest message about a text of any length, in bytes.
 const MESSAGE_LIMIT_BYTES: usize = 1000;

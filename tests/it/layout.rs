@@ -1,47 +1,147 @@
-//! Who may use whom: dependencies point down only. Read from the sources themselves.
+//! Who may import whom, read from the sources themselves.
 
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const SUBCOMMANDS: [&str; 6] = ["consume", "propagate", "init_db", "tail", "alert_test", "manual"];
-/// Each uses none of those before it.
-const BELOW_SUBCOMMANDS: [&str; 9] =
-    ["alert", "auth", "store", "client", "exposition", "systemd", "tls", "shutdown", "logging"];
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
 const SQL_CRATES: [&str; 3] = ["rusqlite", "postgres", "mysql"];
 const NOT_IN_CORE: [&str; 7] = ["rusqlite", "postgres", "mysql", "hyper", "rustls", "clap", "tokio"];
-const MAY_USE_CLAP: [&str; 4] = ["main", "cli", "config", "manual"];
+const CLAP_CRATES: [&str; 3] = ["clap", "clap_complete", "clap_mangen"];
+const MAY_USE_CLAP: [&str; 2] = ["main", "cli"];
 
-/// A path that a source file names: `crate::core::event::Event`, with `super` and `self` resolved.
-#[derive(Debug, PartialEq, Eq)]
-struct Named {
+/// A path that a source file names, such as `crate::core::event::Event`, with `super` and `self` resolved.
+#[derive(Debug)]
+struct Import {
+    /// The file, below `src`.
     file: PathBuf,
-    line: usize,
-    /// The module that names it, below the crate: `["consume", "routes"]`.
+    /// The module, which may be one inside of the file: `["consume", "routes", "tests"]`.
     module: Vec<String>,
     path: Vec<String>,
+    /// The name that a `use` declaration gives it.
+    name: Option<String>,
+    is_reexport: bool,
 }
 
-impl Named {
+impl Import {
     /// The top module that names it: `consume` for `src/consume/routes.rs`.
     fn from(&self) -> &str {
         self.module.first().map_or("lib", String::as_str)
     }
 
-    /// The top module of this crate that it names.
-    fn to_own(&self) -> Option<&str> {
-        let own = matches!(self.path[0].as_str(), "crate" | "eventctl");
-        self.path.get(1).map(String::as_str).filter(|_| own)
-    }
-
-    fn names_crate(&self, names: &[&str]) -> bool {
-        names.contains(&self.path[0].as_str())
+    fn is_of(&self, crates: &[&str]) -> bool {
+        crates.contains(&self.path[0].as_str())
     }
 }
 
-impl fmt::Display for Named {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}: `{}`", self.file.display(), self.line, self.path.join("::"))
+/// All files of `src`, and what they import.
+struct Sources {
+    files: BTreeMap<Vec<String>, PathBuf>,
+    imports: Vec<Import>,
+}
+
+impl Sources {
+    fn read() -> Sources {
+        let root = root().join("src");
+        let mut folders = vec![root.clone()];
+        let mut texts = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let text = fs::read_to_string(&path).unwrap();
+                    texts.push((path.strip_prefix(&root).unwrap().to_owned(), text));
+                }
+            }
+        }
+        Sources::of(&texts)
+    }
+
+    fn of(texts: &[(PathBuf, String)]) -> Sources {
+        let files = texts.iter().map(|(file, _)| (module_of(file), file.clone())).collect();
+        let mut sources = Sources { files, imports: Vec::new() };
+        for (file, text) in texts {
+            sources.scan(file, &module_of(file), text.parse().unwrap());
+        }
+        sources
+    }
+
+    /// Finds all paths of `use` declarations and all others of several segments, in macros too.
+    fn scan(&mut self, file: &Path, module: &[String], tokens: TokenStream) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let mut at = 0;
+        while at < tokens.len() {
+            match &tokens[at..] {
+                [TokenTree::Ident(word), TokenTree::Ident(name), TokenTree::Group(inside), ..]
+                    if word == "mod" =>
+                {
+                    self.scan(file, &[module, &[name.to_string()]].concat(), inside.stream());
+                    at += 3;
+                }
+                [TokenTree::Group(group), ..] => {
+                    self.scan(file, module, group.stream());
+                    at += 1;
+                }
+                [TokenTree::Ident(word), ..] => {
+                    let is_use = word == "use";
+                    let is_public = is_use && is_public(&tokens[..at]);
+                    at += usize::from(is_use);
+                    let (paths, length) = paths_of(&tokens[at..]);
+                    for (path, name) in paths.into_iter().filter(|(path, _)| is_use || path.len() > 1) {
+                        self.imports.push(Import {
+                            file: file.to_owned(),
+                            module: module.to_owned(),
+                            path: self.resolve(module, path),
+                            name: is_use.then_some(name),
+                            is_reexport: is_public && (file.ends_with("mod.rs") || file.ends_with("lib.rs")),
+                        });
+                    }
+                    at += length;
+                }
+                _ => at += 1,
+            }
+        }
+    }
+
+    /// The path, counted from the crate where it begins in this one.
+    fn resolve(&self, module: &[String], path: Vec<String>) -> Vec<String> {
+        let ups = path.iter().take_while(|segment| *segment == "super").count();
+        let parent = &module[..module.len().saturating_sub(ups)];
+        let is_child = || self.files.contains_key(&[module, &path[..1]].concat());
+        let (parent, rest) = match path[0].as_str() {
+            "crate" | "eventctl" => (&[][..], &path[1..]),
+            "self" => (module, &path[1..]),
+            "super" => (parent, &path[ups..]),
+            _ if is_child() => (module, &path[..]),
+            _ => return path,
+        };
+        [&["crate".to_owned()][..], parent, rest].concat()
+    }
+
+    /// The file that defines what a path names, through all re-exports; none where it is of another crate.
+    fn definition(&self, path: &[String]) -> Option<&Path> {
+        let inside = path.strip_prefix(&["crate".to_owned()])?;
+        let length = (0..=inside.len()).rev().find(|length| self.files.contains_key(&inside[..*length]))?;
+        let (module, rest) = inside.split_at(length);
+        let imported = rest.first().and_then(|name| {
+            let names = |import: &&Import| import.module == module && import.name.as_ref() == Some(name);
+            self.imports.iter().find(names)
+        });
+        match imported {
+            Some(import) if import.path != path => self.definition(&[&import.path, &rest[1..]].concat()),
+            _ => self.files.get(module).map(PathBuf::as_path),
+        }
+    }
+
+    /// Which file uses which other one. A re-export of a `mod.rs` is no use.
+    fn edges(&self) -> Vec<(&Path, &Path, &Import)> {
+        let used = self.imports.iter().filter(|import| !import.is_reexport);
+        let edges =
+            used.filter_map(|import| Some((import.file.as_path(), self.definition(&import.path)?, import)));
+        edges.filter(|(from, to, _)| from != to).collect()
     }
 }
 
@@ -49,60 +149,9 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Everything that the sources name.
-fn sources() -> Vec<Named> {
-    let mut folders = vec![root().join("src")];
-    let mut named = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let file = path.strip_prefix(root()).unwrap();
-                named.extend(names_in(file, &fs::read_to_string(&path).unwrap()));
-            }
-        }
-    }
-    named
-}
-
-/// All paths of `use` declarations, and all others that start at a crate.
-fn names_in(file: &Path, source: &str) -> Vec<Named> {
-    let module = module_of(file);
-    let code = without_comments_and_strings(source);
-    let mut named = Vec::new();
-    let mut add = |offset: usize, path: &str| {
-        let line = code[..offset].matches('\n').count() + 1;
-        let path = resolve(&module, path);
-        named.push(Named { file: file.to_owned(), line, module: module.clone(), path });
-    };
-    for (offset, _) in code.match_indices("use ") {
-        let starts = code[..offset].chars().next_back().is_none_or(|before| !is_identifier(before));
-        let Some((tree, _)) = code[offset + 4..].split_once(';').filter(|_| starts) else { continue };
-        expand("", tree).iter().for_each(|path| add(offset, path));
-    }
-    // A path inside of code: a first segment, `::` and what follows it.
-    for (offset, _) in code.match_indices("::") {
-        let before = &code[..offset];
-        let start = before.rfind(|character| !is_identifier(character)).map_or(0, |at| at + 1);
-        let first = start < offset && !before[..start].ends_with("::");
-        let end = code[offset..].find(|character| !is_identifier(character) && character != ':');
-        let path = &code[start..end.map_or(code.len(), |end| offset + end)];
-        if first && !path.ends_with("::") {
-            add(start, path);
-        }
-    }
-    named
-}
-
-fn is_identifier(character: char) -> bool {
-    character.is_alphanumeric() || character == '_'
-}
-
-/// `src/consume/routes.rs` is `["consume", "routes"]`, `src/lib.rs` is empty.
+/// `consume/routes.rs` is `["consume", "routes"]`, `lib.rs` is empty.
 fn module_of(file: &Path) -> Vec<String> {
-    let inside = file.strip_prefix("src").unwrap().with_extension("");
+    let inside = file.with_extension("");
     let mut module: Vec<String> = inside.iter().map(|segment| segment.to_str().unwrap().to_owned()).collect();
     if module.last().is_some_and(|last| last == "mod" || last == "lib") {
         module.pop();
@@ -110,189 +159,201 @@ fn module_of(file: &Path) -> Vec<String> {
     module
 }
 
-/// The paths of a `use` tree: `a::{b, c::{d, e}}` is `a::b`, `a::c::d` and `a::c::e`.
-fn expand(prefix: &str, tree: &str) -> Vec<String> {
-    let tree = tree.trim();
-    let Some((before, inside)) = tree.split_once('{') else {
-        let path = tree.split(" as ").next().unwrap_or_default().trim();
-        return if path.is_empty() { Vec::new() } else { vec![format!("{prefix}{path}")] };
-    };
-    let prefix = format!("{prefix}{}", before.trim());
-    let inside = inside.trim_end().strip_suffix('}').expect("a brace that opens is closed");
-    let (mut depth, mut start, mut paths) = (0, 0, Vec::new());
-    for (at, character) in inside.char_indices().chain([(inside.len(), ',')]) {
-        match character {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                paths.extend(expand(&prefix, &inside[start..at]));
-                start = at + 1;
+/// The path that begins here, or all paths of a `use` tree, with the names that they get; and the number of its tokens.
+fn paths_of(tokens: &[TokenTree]) -> (Vec<(Vec<String>, String)>, usize) {
+    let mut path: Vec<String> = Vec::new();
+    let mut at = 0;
+    loop {
+        match tokens.get(at) {
+            Some(TokenTree::Ident(segment)) => path.push(segment.to_string()),
+            Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace && !path.is_empty() => {
+                let inside: Vec<TokenTree> = group.stream().into_iter().collect();
+                let parts = inside.split(|token| is_punct(token, ',')).flat_map(|part| paths_of(part).0);
+                let whole = parts.map(|(part, name)| match part.as_slice() {
+                    [part] if part == "self" => (path.clone(), path.last().cloned().unwrap_or_default()),
+                    part => ([&path, part].concat(), name),
+                });
+                return (whole.collect(), at + 1);
             }
-            _ => {}
+            _ => break,
+        }
+        at += 1;
+        match &tokens[at..] {
+            [first, second, ..] if is_punct(first, ':') && is_punct(second, ':') => at += 2,
+            _ => break,
         }
     }
-    paths
+    let name = match &tokens[at..] {
+        [TokenTree::Ident(word), TokenTree::Ident(name), ..] if word == "as" => Some(name.to_string()),
+        _ => path.last().cloned(),
+    };
+    (name.map(|name| (path, name)).into_iter().collect(), at)
 }
 
-/// The segments of a path, counted from the crate where it begins in this one.
-fn resolve(module: &[String], path: &str) -> Vec<String> {
-    let segments: Vec<&str> = path.split("::").map(str::trim).filter(|segment| !segment.is_empty()).collect();
-    let ups = segments.iter().take_while(|segment| **segment == "super").count();
-    let relative = ups > 0 || segments.first() == Some(&"self");
-    if !relative {
-        return segments.into_iter().map(str::to_owned).collect();
+fn is_punct(token: &TokenTree, expected: char) -> bool {
+    matches!(token, TokenTree::Punct(punct) if punct.as_char() == expected)
+}
+
+/// Whether an item is public that follows these tokens.
+fn is_public(before: &[TokenTree]) -> bool {
+    let is_pub = |token: &TokenTree| matches!(token, TokenTree::Ident(word) if word == "pub");
+    match before {
+        [.., last] if is_pub(last) => true,
+        [.., first, TokenTree::Group(group)] => is_pub(first) && group.delimiter() == Delimiter::Parenthesis,
+        _ => false,
     }
-    let parents = module[..module.len().saturating_sub(ups)].iter().map(String::as_str);
-    let rest = segments[ups..].iter().copied().filter(|segment| *segment != "self");
-    ["crate"].into_iter().chain(parents).chain(rest).map(str::to_owned).collect()
 }
 
-/// The code with blanks in place of comments and of what stands in strings.
-fn without_comments_and_strings(source: &str) -> String {
-    let mut code = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(character) = rest.chars().next() {
-        let length = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if let Some(inside) = rest.strip_prefix("r#\"") {
-            inside.find("\"#").map_or(rest.len(), |end| end + 5)
-        } else if character == '"' {
-            end_of_string(rest)
-        } else if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
-            rest[1..].find('\'').map_or(rest.len(), |end| end + 2)
-        } else {
-            code.push(character);
-            rest = &rest[character.len_utf8()..];
-            continue;
-        };
-        // Lines must keep their numbers.
-        code.extend(rest[..length].chars().map(|character| if character == '\n' { '\n' } else { ' ' }));
-        rest = &rest[length..];
+/// The order that the documentation of `src/lib.rs` states, a line a floor: for a folder, its entries from the top down.
+/// Those of one floor must not use each other; `*` is whatever is not named.
+fn stated_order() -> BTreeMap<String, Vec<Vec<String>>> {
+    let documentation = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let lines = documentation.lines().map(|line| line.trim_start_matches("//! "));
+    let lines = lines.skip_while(|line| !line.starts_with("main ")).take_while(|line| *line != "```");
+    let mut order: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+    for line in lines {
+        let (names, _) = line.split_once("  ").expect("each floor has its modules and what they are for");
+        let names = names.split(", ").map(|name| name.rsplit_once("::").unwrap_or(("src", name)));
+        let names: Vec<(&str, &str)> = names.collect();
+        let floor = names.iter().map(|(_, entry)| (*entry).to_owned()).collect();
+        order.entry(names[0].0.replace("::", "/")).or_default().push(floor);
     }
-    code
+    order
 }
 
-fn end_of_string(text: &str) -> usize {
-    let mut escaped = false;
-    let mut characters = text.char_indices().skip(1);
-    let end = characters.find(|(_, character)| {
-        let ends = *character == '"' && !escaped;
-        escaped = *character == '\\' && !escaped;
-        ends
-    });
-    end.map_or(text.len(), |(at, _)| at + 1)
+/// On which floor of its folder a file is: what contains it there, and its number from the top.
+fn floor_of(file: &Path, folder: &str, floors: &[Vec<String>]) -> Option<(String, usize)> {
+    let inside = if folder == "src" { file } else { file.strip_prefix(folder).ok()? };
+    let entry = Path::new(inside.iter().next()?).with_extension("").to_str()?.to_owned();
+    let is_on = |wanted: &str| floors.iter().position(|floor| floor.iter().any(|name| name == wanted));
+    let floor = is_on(&entry).or_else(|| is_on("*"));
+    Some((entry.clone(), floor.unwrap_or_else(|| panic!("src/lib.rs does not state where {entry} stands"))))
 }
 
-/// Asserts that none of the names breaks a rule; the message names file and line of those that do.
-fn assert_none(rule: &str, breaks: impl Fn(&Named) -> bool) {
-    let broken: Vec<String> = sources().iter().filter(|named| breaks(named)).map(Named::to_string).collect();
+/// Asserts that no import breaks a rule; the message names those that do.
+fn assert_none(rule: &str, breaks: impl Fn(&Import) -> bool) {
+    let imports = Sources::read().imports;
+    let broken = imports.iter().filter(|import| breaks(import));
+    let broken: Vec<String> =
+        broken.map(|import| format!("{}: {}", import.file.display(), import.path.join("::"))).collect();
     assert!(broken.is_empty(), "{rule}:\n{}", broken.join("\n"));
 }
 
+/// Names the imports from one file to another that break a rule.
+fn assert_no_edge(rule: &str, sources: &Sources, breaks: impl Fn(&Path, &Path) -> bool) {
+    let broken = sources.edges().into_iter().filter(|(from, to, _)| breaks(from, to));
+    let broken: BTreeSet<String> = broken
+        .map(|(from, to, import)| {
+            format!("{} -> {}: {}", from.display(), to.display(), import.path.join("::"))
+        })
+        .collect();
+    assert!(broken.is_empty(), "{rule}:\n{}", Vec::from_iter(broken).join("\n"));
+}
+
+/// Whether one of two files is a `mod.rs`, and the other a module that it declares.
+fn are_parent_and_child(one: &Path, other: &Path) -> bool {
+    let declares = |parent: &Path, child: &Path| {
+        let place = if child.ends_with("mod.rs") { child.parent() } else { Some(child) };
+        parent.ends_with("mod.rs") && place.and_then(Path::parent) == parent.parent()
+    };
+    one != other && (declares(one, other) || declares(other, one))
+}
+
 #[test]
-fn subcommands_do_not_know_each_other() {
-    assert_none("a subcommand uses another", |named| {
-        let other = |to: &str| SUBCOMMANDS.contains(&to) && to != named.from();
-        SUBCOMMANDS.contains(&named.from()) && named.to_own().is_some_and(other)
+fn no_two_files_import_each_other_in_a_loop() {
+    let sources = Sources::read();
+    let mut reached: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
+    for (from, to, _) in sources.edges().into_iter().filter(|(from, to, _)| !are_parent_and_child(from, to)) {
+        reached.entry(from).or_default().insert(to);
+    }
+    for through in sources.files.values() {
+        let beyond = reached.get(through.as_path()).cloned().unwrap_or_default();
+        for files in reached.values_mut().filter(|files| files.contains(through.as_path())) {
+            files.extend(&beyond);
+        }
+    }
+    assert_no_edge("imports in a loop", &sources, |from, to| {
+        !are_parent_and_child(from, to) && reached.get(to).is_some_and(|files| files.contains(from))
     });
 }
 
 #[test]
-fn core_uses_nothing_of_the_crate_but_itself() {
-    assert_none("core uses what lies above it", |named| {
-        named.from() == "core" && named.to_own().is_some_and(|to| to != "core")
+fn no_import_climbs_against_the_stated_order() {
+    let (sources, order) = (Sources::read(), stated_order());
+    for file in sources.files.values() {
+        floor_of(file, "src", &order["src"]);
+    }
+    let climbs = |from: &Path, to: &Path, folder: &str, floors: &[Vec<String>]| {
+        let (upper, lower) = (floor_of(from, folder, floors)?, floor_of(to, folder, floors)?);
+        let are_others = upper.1 == lower.1 && floors[upper.1] == ["*"];
+        Some(upper.0 != lower.0 && upper.1 >= lower.1 && !are_others)
+    };
+    assert_no_edge("imports upwards", &sources, |from, to| {
+        order.iter().any(|(folder, floors)| climbs(from, to, folder, floors).unwrap_or(false))
     });
 }
 
 #[test]
 fn core_knows_neither_sql_nor_http_nor_clap_nor_tokio() {
-    assert_none("core uses a package that it must not know", |named| {
-        named.from() == "core" && named.names_crate(&NOT_IN_CORE)
+    assert_none("core uses a package that it must not know", |import| {
+        import.from() == "core" && import.is_of(&NOT_IN_CORE)
     });
 }
 
 #[test]
 fn sql_stands_in_the_store_alone() {
-    assert_none("SQL outside of the store", |named| {
-        named.from() != "store" && named.names_crate(&SQL_CRATES)
+    assert_none("SQL outside of the store", |import| import.from() != "store" && import.is_of(&SQL_CRATES));
+}
+
+#[test]
+fn only_main_and_cli_use_clap() {
+    assert_none("clap outside of main and cli", |import| {
+        // The owner of a value may derive how it is read.
+        let is_derive = import.path == ["clap", "ValueEnum"];
+        !MAY_USE_CLAP.contains(&import.from()) && import.is_of(&CLAP_CRATES) && !is_derive
     });
 }
 
 #[test]
-fn the_command_line_stands_in_main_cli_config_and_manual_alone() {
-    assert_none("clap outside of main, cli, config and manual", |named| {
-        let clap = ["clap", "clap_complete", "clap_mangen"];
-        !MAY_USE_CLAP.contains(&named.from()) && named.names_crate(&clap)
-    });
-}
-
-#[test]
-fn store_auth_and_alert_know_no_subcommand_and_no_command_line() {
-    assert_none("what is below the subcommands uses them or cli", |named| {
-        let above = |to: &str| SUBCOMMANDS.contains(&to) || to == "cli" || to == "config";
-        BELOW_SUBCOMMANDS.contains(&named.from()) && named.to_own().is_some_and(above)
-    });
-}
-
-#[test]
-fn what_is_below_the_subcommands_uses_what_is_below_itself() {
-    assert_none("a module uses one above it", |named| {
-        let place = |name: &str| BELOW_SUBCOMMANDS.iter().position(|below| *below == name);
-        let above = |to: &str| place(to) < place(named.from()) && place(to).is_some();
-        place(named.from()).is_some() && named.to_own().is_some_and(above)
-    });
-}
-
-#[test]
-fn nothing_uses_main() {
-    assert_none("a module uses main", |named| named.to_own() == Some("main"));
-}
-
-#[test]
-fn what_is_known_to_be_used_is_found() {
-    let sources = sources();
-    for (from, path) in [
-        ("config", "clap::Command"),
-        ("store", "rusqlite::Connection"),
-        ("consume", "crate::store::backend::Append"),
-        ("consume", "crate::consume::routes::Answer"),
-        ("consume", "hyper::header::HOST"),
-        ("auth", "crate::store::Store"),
-        ("tail", "crate::core::event::StoredEvent"),
-    ] {
-        let path: Vec<&str> = path.split("::").collect();
-        let found = sources.iter().any(|named| named.from() == from && named.path == path);
-        assert!(found, "{path:?} was not found in {from}");
-    }
-}
-
-#[test]
-fn names_are_found_wherever_they_stand() {
-    let source = "use super::super::tail::{self, Printer as P};\n\
-        // use crate::comment::A;\n\
-        pub(crate) use crate::{\n    cli::{A, B},\n    store,\n};\n\
-        fn f() -> clap::Result<()> { crate::tail::run(\"crate::text::B // \\\" \") }\n\
-        const QUOTE: char = '\"'; type T = Vec<rusqlite::Row>;\n";
-    let names = names_in(Path::new("src/consume/routes.rs"), source);
-    let found = |line: usize, path: &str| {
-        let path: Vec<&str> = path.split("::").collect();
-        names.iter().any(|named| named.line == line && named.path == path)
-    };
-    for (line, path) in [
-        (1, "crate::tail"),
-        (1, "crate::tail::Printer"),
-        (3, "crate::cli::A"),
-        (3, "crate::cli::B"),
-        (3, "crate::store"),
-        (7, "clap::Result"),
-        (7, "crate::tail::run"),
-        (8, "rusqlite::Row"),
-    ] {
-        assert!(found(line, path), "{path} was not found in line {line}: {names:?}");
-    }
-    let hidden = |named: &Named| named.path.iter().any(|segment| segment == "comment" || segment == "text");
-    assert!(!names.iter().any(hidden), "{names:?}");
-    assert!(names.iter().all(|named| named.from() == "consume"));
+fn imports_are_found_wherever_they_stand() {
+    let texts = [
+        (
+            "consume/routes.rs",
+            "use super::super::tail::{self, Printer as P};\n\
+            // use crate::comment::A;\n\
+            pub(crate) use crate::{\n    cli::{A, B},\n    store,\n};\n\
+            fn f() -> clap::Result<()> { crate::tail::run(\"crate::text::B // \\\" \") }\n\
+            const QUOTE: char = '\"'; type T = Vec<rusqlite::Row>;\n\
+            mod tests { use super::*; fn g() { info!(x = crate::logging::X); } }\n",
+        ),
+        ("tail/mod.rs", "mod printer; pub use self::printer::Printer; fn f() { printer::print() }"),
+        ("tail/printer.rs", "pub struct Printer;"),
+    ];
+    let sources = Sources::of(&texts.map(|(file, text)| (PathBuf::from(file), text.to_owned())));
+    let paths: BTreeSet<String> = sources.imports.iter().map(|import| import.path.join("::")).collect();
+    let expected = [
+        "clap::Result",
+        "crate::cli::A",
+        "crate::cli::B",
+        "crate::consume::routes",
+        "crate::logging::X",
+        "crate::store",
+        "crate::tail",
+        "crate::tail::Printer",
+        "crate::tail::printer::Printer",
+        "crate::tail::printer::print",
+        "crate::tail::run",
+        "rusqlite::Row",
+    ];
+    assert_eq!(Vec::from_iter(paths), expected);
+    let edges: BTreeSet<(&str, &str)> =
+        sources.edges().iter().map(|(from, to, _)| (from.to_str().unwrap(), to.to_str().unwrap())).collect();
+    let expected = [
+        ("consume/routes.rs", "tail/mod.rs"),
+        ("consume/routes.rs", "tail/printer.rs"),
+        ("tail/mod.rs", "tail/printer.rs"),
+    ];
+    assert_eq!(Vec::from_iter(edges), expected, "a re-export is no use, and is seen through");
 }
 
 #[test]

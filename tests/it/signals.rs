@@ -24,10 +24,11 @@ fn as_process_1(command: &Command) -> Command {
 }
 
 /// The process that `unshare` started, once it waits for a signal to end it.
-fn process_1(outer: &Process) -> Pid {
-    let outer = outer.pid().as_raw_nonzero();
-    let children = format!("/proc/{outer}/task/{outer}/children");
+fn process_1(outer: &mut Process) -> Pid {
+    let pid = outer.pid().as_raw_nonzero();
+    let children = format!("/proc/{pid}/task/{pid}/children");
     wait_until(|| {
+        assert!(!outer.has_ended(), "it has ended before it was asked to: {}", outer.stderr());
         let child: i32 = fs::read_to_string(&children).ok()?.trim().parse().ok()?;
         let status = fs::read_to_string(format!("/proc/{child}/status")).ok()?;
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
@@ -64,7 +65,7 @@ fn process_1_ends_on_signals_whatever_it_waits_for() {
             command.env("SENDER_ADDR", "eventctl@example.com");
             let mut outer = as_process_1(&command);
             let mut process = Process::start(outer.stdin(Stdio::piped()).stdout(Stdio::null()));
-            let child = process_1(&process);
+            let child = process_1(&mut process);
             kill_process(child, signal).unwrap();
             assert_eq!(process.wait().code(), Some(status), "{arguments:?}: {}", process.stderr());
         }
@@ -80,7 +81,7 @@ fn process_1_finishes_what_it_began_where_it_promises_to() {
         let mut outer = as_process_1(command.args(["consume", "--port", "0"]));
         let mut process = Process::start(&mut outer);
         process.wait_for_stderr("listening on http");
-        kill_process(process_1(&process), signal).unwrap();
+        kill_process(process_1(&mut process), signal).unwrap();
         assert_eq!(process.wait().code(), Some(0), "{}", process.stderr());
         assert!(process.stderr().contains("stopping"), "{}", process.stderr());
     }

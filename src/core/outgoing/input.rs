@@ -1,87 +1,83 @@
-//! How far a value reaches in a text that may come in pieces.
+//! Finds where each JSON value ends in a stream of text, and where to resume after one that is malformed.
 
 use std::fmt;
 use std::io::{BufRead, ErrorKind};
 
-/// How deep a value may have been when it turned out to be wrong, so that its lines are read again: each line that is
-/// may cost as many more.
+/// The deepest malformed value whose lines are read again: each line that is may cost this many more.
 const RECOVERY_DEPTH: usize = 128;
 
-/// A place in a text, counted from 1, in characters.
+/// Line and column in a text, from 1, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     pub line: usize,
     pub column: usize,
 }
 
-impl Place {
-    /// The place behind a text that begins here.
-    pub fn after(self, text: &str) -> Place {
+impl Position {
+    /// The position after a text that begins here.
+    pub fn after(self, text: &str) -> Position {
         match text.rsplit_once('\n') {
             Some((before, last)) => {
                 let line = self.line + before.matches('\n').count() + 1;
-                Place { line, column: last.chars().count() + 1 }
+                Position { line, column: last.chars().count() + 1 }
             }
-            None => Place { column: self.column + text.chars().count(), ..self },
+            None => Position { column: self.column + text.chars().count(), ..self },
         }
     }
 
-    /// The place before this one in its line.
-    pub fn before(self) -> Place {
-        Place { column: self.column.saturating_sub(1).max(1), ..self }
+    /// The position before this one in its line.
+    pub fn before(self) -> Position {
+        Position { column: self.column.saturating_sub(1).max(1), ..self }
     }
 
     fn pass(&mut self, byte: u8) {
         if byte == b'\n' {
-            *self = Place { line: self.line + 1, column: 1 };
+            *self = Position { line: self.line + 1, column: 1 };
         } else if byte & 0xC0 != 0x80 {
-            // All bytes of a character in UTF-8 but the first look like that.
+            // Not a continuation byte of UTF-8.
             self.column += 1;
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "line {} column {}", self.line, self.column)
     }
 }
 
-/// What belongs together: a value, or what looks like the beginning of one.
+/// The text of a value, or of what looks like the beginning of one.
 pub struct Extent {
-    pub start: Place,
+    pub start: Position,
     pub text: Vec<u8>,
     pub is_too_long: bool,
-    /// Whether it was read to the end that it has by its brackets and quotes.
+    /// Whether its brackets and quotes are closed.
     is_whole: bool,
     depth: usize,
 }
 
-/// A text and how much of it is read.
 pub struct Input<R> {
     reader: R,
-    /// What was read and is to be read again, in reverse.
+    /// Bytes that were read and are to be read again, in reverse.
     again: Vec<u8>,
-    place: Place,
+    position: Position,
     failed: bool,
 }
 
 impl<R: BufRead> Input<R> {
     pub fn new(reader: R) -> Input<R> {
-        Input { reader, again: Vec::new(), place: Place { line: 1, column: 1 }, failed: false }
+        Input { reader, again: Vec::new(), position: Position { line: 1, column: 1 }, failed: false }
     }
 
-    /// The place of the next byte.
-    pub fn place(&self) -> Place {
-        self.place
+    /// The position of the next byte.
+    pub fn position(&self) -> Position {
+        self.position
     }
 
-    /// Whether the reader has failed.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// The next byte.
     pub fn peek(&mut self) -> Result<Option<u8>, String> {
         if let Some(byte) = self.again.last() {
             return Ok(Some(*byte));
@@ -92,47 +88,46 @@ impl<R: BufRead> Input<R> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.failed = true;
-                    return Err(format!("{error} at {}", self.place));
+                    return Err(format!("{error} at {}", self.position));
                 }
             }
         }
     }
 
-    /// Takes the next byte.
     pub fn take(&mut self) -> Result<Option<u8>, String> {
         let next = self.peek()?;
         if let Some(byte) = next {
             if self.again.pop().is_none() {
                 self.reader.consume(1);
             }
-            self.place.pass(byte);
+            self.position.pass(byte);
         }
         Ok(next)
     }
 
-    /// Passes over these bytes where they are the next ones; whether they are.
+    /// Skips these bytes if they come next; returns whether they did.
     pub fn pass_over(&mut self, bytes: &[u8]) -> Result<bool, String> {
-        let place = self.place;
+        let position = self.position;
         for (number, byte) in bytes.iter().enumerate() {
             if self.peek()? != Some(*byte) {
                 self.again.extend(bytes[..number].iter().rev());
-                self.place = place;
+                self.position = position;
                 return Ok(false);
             }
             self.take()?;
         }
-        // They are no part of the text, and take no column of it.
-        self.place = place;
+        // They are not part of the text, and take no column.
+        self.position = position;
         Ok(true)
     }
 
-    /// Takes what belongs together, and keeps no more of it than the limit.
+    /// Reads to the end of a value, and keeps at most `limit_bytes` of it.
     pub fn read_extent(&mut self, limit_bytes: usize) -> Result<Extent, String> {
-        let (start, mut text, mut length) = (self.place, Vec::new(), 0);
-        let mut shape = Shape::default();
+        let (start, mut text, mut length) = (self.position, Vec::new(), 0);
+        let mut scanner = Scanner::default();
         let is_whole = loop {
-            let Some(byte) = self.peek()? else { break shape.is_whole() };
-            match shape.step(byte) {
+            let Some(byte) = self.peek()? else { break scanner.is_whole() };
+            match scanner.step(byte) {
                 Step::Part => {}
                 Step::Last => {
                     self.take()?;
@@ -140,7 +135,7 @@ impl<R: BufRead> Input<R> {
                     text.push(byte);
                     break true;
                 }
-                Step::Behind => break true,
+                Step::After => break true,
                 Step::Wrong => {
                     if byte != b'\n' && length <= limit_bytes {
                         self.take()?;
@@ -155,14 +150,13 @@ impl<R: BufRead> Input<R> {
                 text.push(byte);
             }
         };
-        Ok(Extent { start, text, is_too_long: length > limit_bytes, is_whole, depth: shape.open.len() })
+        Ok(Extent { start, text, is_too_long: length > limit_bytes, is_whole, depth: scanner.open.len() })
     }
 
-    /// Goes on behind something that is not JSON: where it has an end, there; where it has none and spans lines, at the
-    /// first of them that looks like a line of NDJSON; else at the next line. What is in a value has an indent, or its
-    /// line begins otherwise.
+    /// Resumes after something that is not JSON: at its end, if it has one; else, if it spans lines, at the first of them that
+    /// looks like a line of NDJSON (lines inside a value are indented or begin otherwise); else at the next line.
     pub fn recover(&mut self, extent: Extent) -> Result<(), String> {
-        if extent.is_too_long && self.place.column == 1 {
+        if extent.is_too_long && self.position.column == 1 {
             return Ok(());
         }
         let is_scalar = !matches!(extent.text.first(), Some(b'{' | b'[' | b'"'));
@@ -175,7 +169,7 @@ impl<R: BufRead> Input<R> {
             for (line, text) in (extent.start.line..).zip(texts) {
                 if at > 0 && matches!(text[0], b'{' | b'[') {
                     self.again.extend(extent.text[at..].iter().rev());
-                    self.place = Place { line, column: 1 };
+                    self.position = Position { line, column: 1 };
                     return Ok(());
                 }
                 at += text.len();
@@ -188,28 +182,27 @@ impl<R: BufRead> Input<R> {
     }
 }
 
-/// As much of JSON's grammar as it takes to know where a value ends, and early that something has no end.
+/// As much of JSON's grammar as is needed to find the end of a value, and to notice early that it has none.
 #[derive(Default)]
-struct Shape {
-    /// The brackets that are open.
+struct Scanner {
+    /// The open brackets.
     open: Vec<u8>,
     in_string: bool,
     escaped: bool,
-    /// The last byte that is not white space; a quote for a string, `0` for other scalars.
+    /// The last byte that is not whitespace; a quote for a string, `0` for other scalars.
     last: Option<u8>,
 }
 
-/// What a byte is to a value.
 enum Step {
     Part,
     Last,
-    /// No part of it any more.
-    Behind,
-    /// No value has it there.
+    /// It follows the value.
+    After,
+    /// No value can have it there.
     Wrong,
 }
 
-impl Shape {
+impl Scanner {
     /// Whether the text may end here.
     fn is_whole(&self) -> bool {
         self.open.is_empty() && !self.in_string
@@ -227,11 +220,11 @@ impl Shape {
         };
         let key_may_begin = inside == Some(b'{') && matches!(last, Some(b'{' | b','));
         match byte {
-            b' ' | b'\t' | b'\r' | b'\n' if inside.is_none() => return Step::Behind,
+            b' ' | b'\t' | b'\r' | b'\n' if inside.is_none() => return Step::After,
             b' ' | b'\t' | b'\r' | b'\n' => return Step::Part,
-            // A scalar has ended, without white space behind it.
+            // A scalar has ended, without whitespace after it.
             b'{' | b'[' | b'"' | b',' | b'}' | b']' if inside.is_none() && last == Some(b'0') => {
-                return Step::Behind;
+                return Step::After;
             }
             b'{' | b'[' if value_may_begin => self.open.push(byte),
             b'"' if value_may_begin || key_may_begin => self.in_string = true,
@@ -251,7 +244,7 @@ impl Shape {
 
     fn step_in_string(&mut self, byte: u8) -> Step {
         match byte {
-            // It must be escaped there: the line was cut off.
+            // Strings hold no line breaks: the line was cut off.
             b'\n' => return Step::Wrong,
             _ if self.escaped => self.escaped = false,
             b'\\' => self.escaped = true,

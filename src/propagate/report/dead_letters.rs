@@ -1,4 +1,4 @@
-//! The file of events that were not delivered.
+//! The dead-letter file: events that were not delivered.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -7,22 +7,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::super::source::Outgoing;
-use crate::core::hint::Hint;
+use crate::core::outgoing::Outgoing;
+use crate::error::Hint;
 
 /// A file to which events are appended as NDJSON, for `--file` to read again.
 pub struct DeadLetters {
     path: PathBuf,
     file: File,
-    /// A part of a line stands at the end, which could not be taken back.
+    /// The file ends with part of a line, which could not be removed.
     torn: bool,
 }
 
 impl DeadLetters {
-    /// Opens the file, or makes one that nobody else can read.
-    ///
-    /// # Errors
-    /// It cannot be written.
+    /// Opens the file, or creates one that only its owner can read.
     pub fn open(path: &Path) -> anyhow::Result<DeadLetters> {
         let file = OpenOptions::new()
             .append(true)
@@ -34,16 +31,12 @@ impl DeadLetters {
         Ok(DeadLetters { path: path.to_owned(), file, torn: false })
     }
 
-    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends an event: all of its line or, as far as it can be helped, nothing.
-    ///
-    /// # Errors
-    /// The file takes no more.
-    pub fn keep(&mut self, event: &Outgoing) -> io::Result<()> {
+    /// Appends an event: its whole line or, as far as possible, nothing.
+    pub fn append(&mut self, event: &Outgoing) -> io::Result<()> {
         let line = format!("{}{}\n", if self.torn { "\n" } else { "" }, event.in_one_line());
         let mut rest = line.as_bytes();
         while !rest.is_empty() {
@@ -58,7 +51,7 @@ impl DeadLetters {
             };
             if let Err(error) = result {
                 let written = line.len() - rest.len();
-                self.torn = written > 0 && self.take_back(written).is_err() || self.torn && written == 0;
+                self.torn = written > 0 && self.truncate(written).is_err() || self.torn && written == 0;
                 return Err(error);
             }
         }
@@ -66,8 +59,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Cuts so many bytes off the end of the file: room for a part of a line is room for none.
-    fn take_back(&self, bytes: usize) -> io::Result<()> {
+    /// Removes the last bytes of the file.
+    fn truncate(&self, bytes: usize) -> io::Result<()> {
         let length = self.file.metadata()?.len();
         self.file.set_len(length.saturating_sub(bytes as u64))
     }

@@ -1,4 +1,4 @@
-//! A line for each response: for people, or as JSON.
+//! The line for a response: for people, or as JSON.
 
 use std::io;
 use std::time::Duration;
@@ -6,34 +6,33 @@ use std::time::Duration;
 use rustix::termios::tcgetwinsize;
 use serde_json::json;
 
-use super::{Attempt, Fate};
-use crate::core::metrics::Window;
+use super::super::attempt::{Attempt, Fate};
+use crate::core::measurement::Window;
 use crate::core::text::{padded, width_of};
 use crate::core::timestamp::Timestamp;
 
-/// The columns of an event type that most fit into.
+/// The columns of the event type; longer ones move the rest.
 const TYPE_WIDTH: usize = 16;
 
-/// What stands before a part of a line that had to be wrapped.
+/// The indent of wrapped lines.
 const INDENT: &str = "  ";
 
-/// How lines are laid out for people.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    /// The columns of the terminal; none where the output is not one, and a line is a line.
+    /// The columns of the terminal; none where the output is not a terminal, and lines are not wrapped.
     pub width: Option<usize>,
-    /// Whether what was not accepted is coloured.
+    /// Whether responses that are not 2xx are coloured.
     pub color: bool,
 }
 
 impl Layout {
-    /// The same on a terminal that has changed its size.
+    /// The same layout at the terminal's current size.
     pub fn refreshed(self) -> Layout {
         let width = self.width.map(|_| terminal_width());
         Layout { width, ..self }
     }
 
-    /// The line of a response, of which there have been so many.
+    /// The line of the `total`-th response.
     pub fn line(self, attempt: &Attempt, window: &Window, total: u64) -> String {
         let status = attempt.status.as_ref().map_or("---".to_owned(), u16::to_string);
         let head = format!(
@@ -53,7 +52,7 @@ impl Layout {
             parts.push(format!("retry={}", attempt.retry));
         }
         if attempt.fate != Some(Fate::Delivered) {
-            parts.push(match attempt.why() {
+            parts.push(match attempt.failure() {
                 Some(reason) => format!("{}: {reason}", outcome_of(attempt)),
                 None => outcome_of(attempt).to_owned(),
             });
@@ -66,7 +65,7 @@ impl Layout {
         }
     }
 
-    /// All in one line where it fits; else the head, and below it the parts, as many in a line as fit.
+    /// One line if it fits; else the head, and below it the parts, as many to a line as fit.
     fn wrapped(self, head: &str, parts: &[String]) -> String {
         let whole = format!("{head} | {}", parts.join(" | "));
         let Some(width) = self.width.filter(|width| *width < width_of(&whole)) else { return whole };
@@ -87,7 +86,7 @@ impl Layout {
     }
 }
 
-/// A line in pieces that are no wider than this.
+/// The line in pieces of at most `width` columns.
 fn broken(line: &str, width: usize) -> Vec<String> {
     let mut pieces = vec![String::new()];
     for character in line.chars() {
@@ -100,10 +99,10 @@ fn broken(line: &str, width: usize) -> Vec<String> {
     pieces
 }
 
-/// The columns of the terminal that standard output is.
+/// The columns of the terminal on standard output.
 pub fn terminal_width() -> usize {
     let columns = tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col);
-    // Some say nothing of their size; the usual one is no wider than most.
+    // Some terminals do not report their size: assume the usual one.
     if columns == 0 { 80 } else { usize::from(columns) }
 }
 
@@ -116,7 +115,6 @@ fn outcome_of(attempt: &Attempt) -> &'static str {
     }
 }
 
-/// The line of a response as JSON.
 pub fn json_line(attempt: &Attempt, window: &Window, total: u64) -> String {
     json!({
         "time": Timestamp::now(),
@@ -135,7 +133,6 @@ pub fn json_line(attempt: &Attempt, window: &Window, total: u64) -> String {
     .to_string()
 }
 
-/// A duration as it is printed.
 pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }

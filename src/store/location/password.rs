@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{ServerAddress, ServerDatabase};
-use crate::core::secret::{Secret, read_private};
+use crate::secret::{Secret, read_private};
 
 impl ServerDatabase {
     /// The password of the URL, of `PGPASSWORD`, or of the file that `PGPASSFILE` names (`~/.pgpass`).

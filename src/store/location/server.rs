@@ -7,7 +7,7 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 
 use super::{EXPECTED, LocationError};
-use crate::core::secret::Secret;
+use crate::secret::Secret;
 
 /// A database of a server, and how to get there.
 #[derive(Debug, Clone)]
@@ -19,9 +19,7 @@ pub struct ServerDatabase {
     /// Who logs in, if the URL says so.
     pub user: Option<String>,
     password: Option<Secret>,
-    /// The name of the database.
     pub database: String,
-    /// Encryption.
     pub tls: ServerTls,
     /// How long to wait for a connection to one address, if the URL says so.
     pub connect_timeout: Option<Duration>,
@@ -33,12 +31,10 @@ pub struct ServerDatabase {
     pub passed_over: Vec<String>,
 }
 
-/// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerAddress {
     /// A host name or an address; or the path of a socket, or of its directory.
     pub host: String,
-    /// The port, if the URL has one.
     pub port: Option<u16>,
 }
 
@@ -49,16 +45,13 @@ pub struct ServerTls {
     pub mode: TlsMode,
     /// The certificate authorities to trust, instead of those of the web.
     pub authorities: Option<PathBuf>,
-    /// A certificate of our own.
     pub certificate: Option<PathBuf>,
-    /// Its private key.
     pub key: Option<PathBuf>,
 }
 
 /// What `sslmode` (PostgreSQL) and `ssl-mode` (MySQL) say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TlsMode {
-    /// Never encrypted.
     Disable,
     /// Encrypted if the server can, and nothing verified.
     #[default]
@@ -77,9 +70,7 @@ pub enum SessionTarget {
     /// Any server for reading, a writable one for writing.
     #[default]
     Any,
-    /// One that takes writes.
     ReadWrite,
-    /// One that takes none.
     ReadOnly,
     /// One that takes none, or else any.
     PreferStandby,
@@ -174,12 +165,10 @@ fn address(text: &str) -> Result<ServerAddress, LocationError> {
 }
 
 impl ServerDatabase {
-    /// The password of the URL.
     pub fn password(&self) -> Option<&Secret> {
         self.password.as_ref()
     }
 
-    /// Whether the host is a path.
     pub fn is_local_socket(&self) -> bool {
         self.addresses.iter().all(ServerAddress::is_local_socket)
     }
@@ -258,7 +247,6 @@ impl ServerDatabase {
         Ok(())
     }
 
-    /// Keeps a number for the driver.
     fn hand_on(&mut self, name: &str, value: &str) -> Result<(), LocationError> {
         let number: u32 = value.parse().map_err(|_| format!("expected {name} as a number"))?;
         self.driver_parameters.push((name.to_owned(), number.to_string()));
@@ -267,7 +255,6 @@ impl ServerDatabase {
 }
 
 impl ServerAddress {
-    /// Whether the host is a path.
     pub fn is_local_socket(&self) -> bool {
         self.host.starts_with('/')
     }

@@ -1,4 +1,4 @@
--- What is to be told to whom: a row for each event and channel, written with the event.
+-- Alerts to be sent: a row for each event and channel, written with the event.
 -- channel: what it is known by, without its secrets. digest: SHA-256 of type and payload, in hex: alerts with
 -- the same are the same. state: pending, sending, sent, dead (given up), repeated (the same was sent shortly
 -- before, for the event `repeats`). held: 1 where it waits for a digest.

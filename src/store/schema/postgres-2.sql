@@ -1,4 +1,4 @@
--- What is to be told to whom: a row for each event and channel, written with the event.
+-- Alerts to be sent: a row for each event and channel, written with the event.
 -- channel: what it is known by, without its secrets. digest: SHA-256 of type and payload, in hex: alerts with
 -- the same are the same. state: pending, sending, sent, dead (given up), repeated (the same was sent shortly
 -- before, for the event `repeats`). held: 1 where it waits for a digest.
@@ -31,5 +31,5 @@ CREATE INDEX deliveries_by_digest ON deliveries (channel, digest, created_at);
 CREATE TABLE outbox_lock (id bigint PRIMARY KEY);
 INSERT INTO outbox_lock VALUES (1);
 
--- Old keys are forgotten with their events.
+-- Old keys are deleted with their events.
 CREATE INDEX idempotency_keys_by_event ON idempotency_keys (first_id);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::open::{open_to_read, sync_directory};
-use crate::core::hint::{Hint, hinted};
+use crate::error::{Hint, hinted};
 
 /// Copies a store into a file that does not exist yet.
 ///

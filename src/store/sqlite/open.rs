@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use crate::core::hint::hinted;
+use crate::error::hinted;
+use crate::store::error::Cause;
 use crate::store::schema;
 
 /// `EVNT`: marks a file as ours, for `file` and for ourselves.
@@ -55,6 +56,10 @@ impl FileIdentities {
             log: fs::metadata(log_of(path)).ok().map(identity),
         })
     }
+}
+
+pub fn file_is_gone(error: &io::Error) -> Cause {
+    Cause::message(format!("the database file is gone: {error}"))
 }
 
 /// The path of a database's log.
@@ -155,6 +160,10 @@ fn is_for_lack_of_an_index(error: &rusqlite::Error) -> bool {
 }
 
 fn connect(path: &Path, access: OpenFlags) -> anyhow::Result<Connection> {
+    if path.is_dir() {
+        let problem = format!("cannot open `{}`: it is a folder", path.display());
+        return Err(hinted(problem, "name a file in it, such as events.db"));
+    }
     let opened = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX);
     opened.and_then(patient).map_err(|error| {
         // SQLite would say no more than "unable to open database file". Where it has opened the file, closing

@@ -1,16 +1,20 @@
 use std::collections::VecDeque;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
+use super::queue::FirstOfBatch;
 use super::*;
 use crate::core::event::Event;
-use crate::store::backend::{
-    Claim, Claimed, Deleted, Message, Passed, RefreshToken, Resent, RetentionLimits, Rotation, Settlement,
-};
-use crate::store::{Budget, Readers, StoreLocation, StoreOptions};
+use crate::store::backend::Work;
+use crate::store::budget::{Budget, Reservation};
+use crate::store::error::{AppendError, Cause};
+use crate::store::location::StoreLocation;
+use crate::store::options::StoreOptions;
 
-/// A store that does as it is told, and counts what it is asked.
+type Answer<T> = Result<T, WriteError>;
+
+/// A store that does as its script says, and counts the calls.
 #[derive(Default)]
-struct Told {
+struct Scripted {
     /// What becomes of the appends, one after the other; those beyond are stored.
     appends: VecDeque<Answer<Outcome>>,
     /// What becomes of the attempts to recover; those beyond succeed.
@@ -28,19 +32,19 @@ struct Told {
 
 const STORED: Outcome = Outcome::Stored { first_id: 1, repeated: false };
 
-fn refused() -> StoreError {
-    StoreError::Refused("too big".to_owned())
+fn refused() -> WriteError {
+    WriteError::Refused(Cause::message("too big"))
 }
 
-fn full() -> StoreError {
-    StoreError::Full("the disk is full".to_owned())
+fn full() -> WriteError {
+    WriteError::Full(Cause::message("the disk is full"))
 }
 
-fn unavailable(reason: &str) -> StoreError {
-    StoreError::Unavailable(reason.to_owned())
+fn unavailable(reason: &str) -> WriteError {
+    WriteError::Unavailable(Cause::message(reason))
 }
 
-impl Backend for Told {
+impl Backend for Scripted {
     fn append(&mut self, appends: &[&Append], _: Timestamp) -> Answer<Vec<Outcome>> {
         if let Some(gate) = &self.gate {
             gate.recv().unwrap();
@@ -61,51 +65,10 @@ impl Backend for Told {
         self.recoveries.pop_front().unwrap_or(recovery)
     }
 
-    fn tidy(&mut self) -> Answer<bool> {
-        Ok(true)
-    }
-
-    fn close(&mut self) -> Answer<()> {
-        Ok(())
-    }
-
-    fn signing_key(&mut self, _: [u8; 32]) -> Answer<[u8; 32]> {
-        unimplemented!()
-    }
-
-    fn add_refresh_token(&mut self, _: &RefreshToken, _: Timestamp) -> Answer<()> {
-        unimplemented!()
-    }
-
-    fn rotate_refresh_token(
-        &mut self,
-        _: [u8; 32],
-        _: ([u8; 32], Timestamp),
-        _: Timestamp,
-    ) -> Answer<Rotation> {
-        unimplemented!()
-    }
-
-    fn claim(&mut self, _: &Claim) -> Answer<Claimed> {
-        unimplemented!()
-    }
-
-    fn settle(&mut self, _: &Message, _: &Settlement, _: Timestamp) -> Answer<()> {
-        unimplemented!()
-    }
-
-    fn resend(&mut self, _: Option<i64>, _: Timestamp) -> Answer<Resent> {
-        unimplemented!()
-    }
-
-    fn delete_expired(&mut self, _: &RetentionLimits, _: Passed) -> Answer<Deleted> {
-        unimplemented!()
-    }
-
-    fn last_known_time(&mut self) -> Answer<Option<Timestamp>> {
+    fn transact(&mut self, _: &mut Work<'_>) -> Answer<()> {
         // Any write that makes room will do.
         self.is_full = false;
-        Ok(None)
+        Ok(())
     }
 }
 
@@ -116,21 +79,21 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(told: Told) -> Bench {
+    fn start(backend: Scripted) -> Bench {
         let queue = Arc::new(Queue::new(1000));
         let location = StoreLocation::Sqlite("none.db".into());
         let readers = Arc::new(Readers::new(location, StoreOptions::default()));
-        let writer = Writer::start(Box::new(told), Arc::clone(&queue), readers).unwrap();
+        let writer = Writer::start(Box::new(backend), Arc::clone(&queue), readers).unwrap();
         Bench { queue, writer }
     }
 
     /// Queues an append of one event.
-    fn push(&self) -> oneshot::Receiver<Settled> {
+    fn push(&self) -> oneshot::Receiver<Acknowledgement> {
         let event = Event::parse(br#"{"event_type": "a", "event_payload": "b"}"#).unwrap();
         let append = Append { events: vec![event], key: None, deliveries: Vec::new() };
         let (acknowledge, acknowledged) = oneshot::channel();
         let reservation = Reservation::of(&Budget::new(1), 0).unwrap();
-        self.queue.push(append, reservation, acknowledge).unwrap();
+        let _ = self.queue.push(append, reservation, acknowledge).unwrap();
         acknowledged
     }
 
@@ -144,24 +107,37 @@ impl Bench {
     async fn append(&self) -> Answer<Outcome> {
         let acknowledged = self.push();
         self.queue.offer();
-        acknowledged.await.unwrap().outcome
+        acknowledged.await.unwrap().receive()
     }
 }
 
 /// Queues an append of so many events.
-fn push_events(queue: &Queue, count: usize) -> Result<(), AppendError> {
+fn push_events(queue: &Queue, count: usize) -> Result<Option<FirstOfBatch<'_>>, AppendError> {
     let event = || Event::parse(br#"{"event_type": "a", "event_payload": "b"}"#).unwrap();
     let append = Append { events: (0..count).map(|_| event()).collect(), key: None, deliveries: Vec::new() };
     let reservation = Reservation::of(&Budget::new(1), 0).unwrap();
-    queue.push(append, reservation, oneshot::channel().0).map(drop)
+    queue.push(append, reservation, oneshot::channel().0)
+}
+
+#[test]
+fn only_the_first_of_a_batch_wakes_the_writer() {
+    let queue = Queue::new(10);
+    let push = || push_events(&queue, 1).unwrap();
+    let first = push();
+    let second = push();
+    assert!(first.is_some() && second.is_none());
+    drop(second);
+    assert!(!queue.lock().offered, "the first waits for those that have arrived with it");
+    drop(first);
+    assert!(queue.lock().offered, "a first that is cancelled wakes the writer, too");
 }
 
 #[test]
 fn a_full_queue_takes_nothing_and_is_not_ready() {
     let queue = Queue::new(2);
-    push_events(&queue, 1).unwrap();
+    drop(push_events(&queue, 1).unwrap());
     assert!(matches!(push_events(&queue, 2), Err(AppendError::Overloaded)));
-    push_events(&queue, 1).unwrap();
+    drop(push_events(&queue, 1).unwrap());
     assert!(matches!(queue.prove(), Err(AppendError::Overloaded)));
 }
 
@@ -174,8 +150,8 @@ fn an_append_above_the_limit_enters_an_empty_queue_alone() {
 
 #[tokio::test]
 async fn a_refused_append_leaves_the_queue_and_proves_nothing() {
-    let bench = Bench::start(Told { appends: [Err(refused())].into(), ..Told::default() });
-    assert!(matches!(bench.append().await, Err(StoreError::Refused(_))));
+    let bench = Bench::start(Scripted { appends: [Err(refused())].into(), ..Scripted::default() });
+    assert!(matches!(bench.append().await, Err(WriteError::Refused(_))));
     assert_eq!(bench.queue.depth(), 0);
     assert!(!bench.queue.is_proved());
     assert_eq!(bench.queue.last_commit(), None);
@@ -189,7 +165,7 @@ async fn a_refused_append_leaves_the_queue_and_proves_nothing() {
 async fn a_repeated_append_proves_nothing() {
     let repeated = Outcome::Stored { first_id: 1, repeated: true };
     let appends = [Ok(repeated), Ok(Outcome::KeyReused)].into();
-    let bench = Bench::start(Told { appends, ..Told::default() });
+    let bench = Bench::start(Scripted { appends, ..Scripted::default() });
     for _ in 0..2 {
         bench.append().await.unwrap();
         assert!(!bench.queue.is_proved());
@@ -201,9 +177,9 @@ async fn a_repeated_append_proves_nothing() {
 async fn a_batch_that_fails_while_it_is_tried_one_by_one_hears_of_the_failure() {
     let (open, gate) = mpsc::channel();
     let appends = [Ok(STORED), Err(refused()), Ok(STORED), Err(unavailable("the disk is gone"))].into();
-    let told = Told { appends, gate: Some(gate), ..Told::default() };
-    let appended = Arc::clone(&told.appended);
-    let bench = Bench::start(told);
+    let scripted = Scripted { appends, gate: Some(gate), ..Scripted::default() };
+    let appended = Arc::clone(&scripted.appended);
+    let bench = Bench::start(scripted);
     // The first append holds the writer up, so that the others become one batch.
     let first = bench.push();
     bench.queue.offer();
@@ -213,9 +189,9 @@ async fn a_batch_that_fails_while_it_is_tried_one_by_one_hears_of_the_failure() 
     for _ in 0..10 {
         open.send(()).unwrap();
     }
-    let mut outcomes = vec![first.await.unwrap().outcome];
+    let mut outcomes = vec![first.await.unwrap().receive()];
     for waiting in batch {
-        outcomes.push(waiting.await.unwrap().outcome);
+        outcomes.push(waiting.await.unwrap().receive());
     }
     let outcomes: Vec<_> =
         outcomes.into_iter().map(|outcome| outcome.map_err(|error| error.to_string())).collect();
@@ -228,15 +204,15 @@ async fn a_batch_that_fails_while_it_is_tried_one_by_one_hears_of_the_failure() 
 
 #[tokio::test]
 async fn a_failed_store_leaves_no_events_in_the_queue_and_says_what_it_waits_for() {
-    let appends = [Err(StoreError::Full("the disk is full".to_owned()))].into();
+    let appends = [Err(WriteError::Full(Cause::message("the disk is full")))].into();
     let recoveries =
         [Err(unavailable("a reader is in the way")), Err(unavailable("a reader is in the way"))].into();
-    let bench = Bench::start(Told { appends, recoveries, ..Told::default() });
-    assert!(matches!(bench.append().await, Err(StoreError::Full(_))));
+    let bench = Bench::start(Scripted { appends, recoveries, ..Scripted::default() });
+    assert!(matches!(bench.append().await, Err(WriteError::Full(_))));
     assert_eq!(bench.queue.depth(), 0);
     loop {
         match bench.queue.prove() {
-            Err(AppendError::Store(StoreError::Full(_))) => tokio::task::yield_now().await,
+            Err(AppendError::Store(WriteError::Full(_))) => tokio::task::yield_now().await,
             Err(AppendError::Store(reason)) => {
                 assert_eq!(reason.to_string(), "a reader is in the way");
                 break;
@@ -257,9 +233,9 @@ async fn a_failed_store_leaves_no_events_in_the_queue_and_says_what_it_waits_for
 async fn all_who_wait_for_a_proof_share_one() {
     for (outcome, probes) in [(Err(refused()), 1), (Ok(STORED), 0)] {
         let (open, gate) = mpsc::channel();
-        let told = Told { appends: [outcome].into(), gate: Some(gate), ..Told::default() };
-        let probed = Arc::clone(&told.probes);
-        let bench = Bench::start(told);
+        let scripted = Scripted { appends: [outcome].into(), gate: Some(gate), ..Scripted::default() };
+        let probed = Arc::clone(&scripted.probes);
+        let bench = Bench::start(scripted);
         let held_up = bench.push();
         bench.queue.offer();
         bench.wait_until_taken().await;
@@ -277,21 +253,21 @@ async fn all_who_wait_for_a_proof_share_one() {
 #[tokio::test]
 async fn a_store_that_was_slow_has_twice_as_long_to_prove_itself() {
     let (open, gate) = mpsc::channel();
-    let bench = Bench::start(Told { gate: Some(gate), ..Told::default() });
-    assert_eq!(bench.queue.patience(), *ANSWER_TIME.start());
+    let bench = Bench::start(Scripted { gate: Some(gate), ..Scripted::default() });
+    assert_eq!(bench.queue.patience(), *queue::ANSWER_TIME.start());
     let slow = bench.push();
     bench.queue.offer();
     bench.wait_until_taken().await;
     assert!(bench.queue.at_work_for().is_some());
-    thread::sleep(ANSWER_TIME.start().mul_f64(0.6));
+    thread::sleep(queue::ANSWER_TIME.start().mul_f64(0.6));
     open.send(()).unwrap();
-    slow.await.unwrap().outcome.unwrap();
+    slow.await.unwrap().receive().unwrap();
     while bench.queue.at_work_for().is_some() {
         tokio::task::yield_now().await;
     }
-    assert!(bench.queue.patience() > *ANSWER_TIME.start());
+    assert!(bench.queue.patience() > *queue::ANSWER_TIME.start());
     bench.queue.lock().last_work = Duration::from_secs(20);
-    assert_eq!(bench.queue.patience(), *ANSWER_TIME.end());
+    assert_eq!(bench.queue.patience(), *queue::ANSWER_TIME.end());
     bench.writer.close().await;
 }
 
@@ -299,24 +275,24 @@ async fn a_store_that_was_slow_has_twice_as_long_to_prove_itself() {
 async fn a_write_that_failed_says_nothing_of_how_slow_a_store_is() {
     let (open, gate) = mpsc::channel();
     let appends = [Err(unavailable("the server is gone"))].into();
-    let bench = Bench::start(Told { appends, gate: Some(gate), ..Told::default() });
+    let bench = Bench::start(Scripted { appends, gate: Some(gate), ..Scripted::default() });
     let failing = bench.push();
     bench.queue.offer();
     bench.wait_until_taken().await;
-    thread::sleep(ANSWER_TIME.start().mul_f64(0.6));
+    thread::sleep(queue::ANSWER_TIME.start().mul_f64(0.6));
     open.send(()).unwrap();
-    failing.await.unwrap().outcome.unwrap_err();
+    failing.await.unwrap().receive().unwrap_err();
     while bench.queue.prove().is_err() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(bench.queue.patience(), *ANSWER_TIME.start());
+    assert_eq!(bench.queue.patience(), *queue::ANSWER_TIME.start());
     bench.writer.close().await;
 }
 
 #[tokio::test]
 async fn a_commit_proves_the_store_to_those_who_asked_meanwhile() {
     let (open, gate) = mpsc::channel();
-    let bench = Bench::start(Told { gate: Some(gate), ..Told::default() });
+    let bench = Bench::start(Scripted { gate: Some(gate), ..Scripted::default() });
     let first = bench.push();
     bench.queue.offer();
     bench.wait_until_taken().await;
@@ -327,23 +303,24 @@ async fn a_commit_proves_the_store_to_those_who_asked_meanwhile() {
     let proved = tokio::time::timeout(Duration::from_secs(60), proof).await;
     proved.expect("a proof by the first commit").unwrap().unwrap();
     open.send(()).unwrap();
-    first.await.unwrap().outcome.unwrap();
-    second.await.unwrap().outcome.unwrap();
+    first.await.unwrap().receive().unwrap();
+    second.await.unwrap().receive().unwrap();
     bench.writer.close().await;
 }
 
 /// Queues a write of a kind that makes room if it runs.
 fn push_write(queue: &Queue, kind: WriteKind) -> Result<(), AppendError> {
-    let write: Write = Box::new(|backend| backend?.last_known_time().map(drop));
+    let write: Write = Box::new(|backend| backend?.transact(&mut |_| Ok(())));
     queue.push_write(write, kind)
 }
 
 #[tokio::test]
 async fn a_full_store_takes_what_makes_room_and_recovers_by_it() {
-    let bench = Bench::start(Told { appends: [Err(full())].into(), is_full: true, ..Told::default() });
-    assert!(matches!(bench.append().await, Err(StoreError::Full(_))));
+    let bench =
+        Bench::start(Scripted { appends: [Err(full())].into(), is_full: true, ..Scripted::default() });
+    assert!(matches!(bench.append().await, Err(WriteError::Full(_))));
     let refusal = push_write(&bench.queue, WriteKind::Ordinary);
-    assert!(matches!(refusal, Err(AppendError::Store(StoreError::Full(_)))));
+    assert!(matches!(refusal, Err(AppendError::Store(WriteError::Full(_)))));
     assert!(bench.queue.prove().is_err());
     push_write(&bench.queue, WriteKind::MakesRoom).unwrap();
     while bench.queue.prove().is_err() {
@@ -371,11 +348,11 @@ fn what_comes_to_make_room_waits_until_it_may() {
 async fn a_store_that_has_failed_otherwise_takes_nothing_before_it_has_recovered() {
     // A disk whose sync has failed, and which then turns out to be full as well.
     let appends = [Err(unavailable("a sync has failed"))].into();
-    let told = Told { appends, is_full: true, ..Told::default() };
-    let attempted = Arc::clone(&told.attempted);
-    let bench = Bench::start(told);
+    let scripted = Scripted { appends, is_full: true, ..Scripted::default() };
+    let attempted = Arc::clone(&scripted.attempted);
+    let bench = Bench::start(scripted);
     assert!(bench.append().await.is_err());
-    while !matches!(bench.queue.prove(), Err(AppendError::Store(StoreError::Full(_)))) {
+    while !matches!(bench.queue.prove(), Err(AppendError::Store(WriteError::Full(_)))) {
         tokio::task::yield_now().await;
     }
     push_write(&bench.queue, WriteKind::MakesRoom).unwrap();
@@ -383,6 +360,6 @@ async fn a_store_that_has_failed_otherwise_takes_nothing_before_it_has_recovered
     while *attempted.lock().unwrap() < attempts + 2 {
         tokio::task::yield_now().await;
     }
-    assert!(matches!(bench.queue.prove(), Err(AppendError::Store(StoreError::Full(_)))));
+    assert!(matches!(bench.queue.prove(), Err(AppendError::Store(WriteError::Full(_)))));
     bench.writer.close().await;
 }

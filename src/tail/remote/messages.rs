@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use super::{ToldEvent, not_events};
+use super::response::{EventJson, unexpected_response};
 use crate::core::event::StoredEvent;
 use crate::core::query::parse_position;
 
@@ -75,7 +75,7 @@ impl Messages {
         match name {
             b"id" => {
                 let id = str::from_utf8(value).ok().filter(|id| !id.is_empty()).and_then(parse_position);
-                self.id = Some(id.ok_or_else(|| not_events("the stream has an id that is none"))?);
+                self.id = Some(id.ok_or_else(|| unexpected_response("the stream has an id that is none"))?);
             }
             b"data" => {
                 if !self.data.is_empty() {
@@ -95,12 +95,12 @@ impl Messages {
         if data.is_empty() {
             return Ok(id.map(Message::Position));
         }
-        let told: ToldEvent = serde_json::from_slice(&data)
-            .map_err(|error| not_events(&format!("the stream has what is not an event: {error}")))?;
-        if id != Some(told.id) {
-            return Err(not_events("the stream has an event whose id is another"));
+        let event: EventJson = serde_json::from_slice(&data)
+            .map_err(|error| unexpected_response(&format!("the stream has what is not an event: {error}")))?;
+        if id != Some(event.id) {
+            return Err(unexpected_response("the stream has an event whose id is another"));
         }
-        StoredEvent::try_from(told).map(|event| Some(Message::Event(event)))
+        StoredEvent::try_from(event).map(|event| Some(Message::Event(event)))
     }
 }
 

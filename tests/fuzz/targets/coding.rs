@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use eventctl::core::coding::{Coding, DecodeError};
+use eventctl::testing::{Coding, DecodeError};
 use libfuzzer_sys::fuzz_target;
 
 const LIMIT_BYTES: usize = 1 << 16;

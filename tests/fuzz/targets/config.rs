@@ -7,8 +7,7 @@
 use std::path::PathBuf;
 use std::{env, fs, process};
 
-use eventctl::config;
-use eventctl::core::hint::Hinted;
+use eventctl::{Hinted, read_settings};
 use libfuzzer_sys::fuzz_target;
 
 const SUBCOMMANDS: [&str; 3] = ["consume", "propagate", "tail"];
@@ -24,7 +23,7 @@ fuzz_target!(|text: &str| FILE.with(|file| {
     fs::write(file, &text).expect("the folder for temporary files can be written");
     let subcommand = SUBCOMMANDS.into_iter().find(|name| text.contains(name)).unwrap_or("init-db");
     let arguments = ["eventctl".into(), subcommand.into(), "--config".into(), file.clone().into_os_string()];
-    let Err(error) = config::read(&arguments) else { return };
+    let Err(error) = read_settings(&arguments) else { return };
     let error = format!("{error:#}; {}", Hinted::find(&error).unwrap_or_default());
     // Keys and names of variables are no place for a password, and are shown as they are.
     const NAMES: [&str; 3] = ["unknown key `", "duplicate mapping key: ", "the environment variable `"];

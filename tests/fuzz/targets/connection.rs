@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{env, process, thread};
 
 use clap::Parser;
-use eventctl::cli::{Cli, Command};
+use eventctl::testing::{Cli, Command};
 use libfuzzer_sys::fuzz_target;
 
 /// No answer takes so long; a connection that has not ended by then hangs.
@@ -29,8 +29,8 @@ static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
         "--header-timeout=2s",
         "--body-timeout=2s",
     ]);
-    let Command::Consume(options) = cli.command else { panic!("another subcommand") };
-    thread::spawn(move || eventctl::consume::run(options).expect("the server goes on"));
+    let Ok(Command::Consume(settings)) = cli.into_command() else { panic!("another subcommand") };
+    thread::spawn(move || eventctl::testing::consume(settings).expect("the server goes on"));
     while TcpStream::connect(address).is_err() {
         thread::sleep(Duration::from_millis(10));
     }

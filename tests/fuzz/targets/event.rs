@@ -4,8 +4,8 @@
 
 use std::fmt;
 
-use eventctl::core::event::{EVENT_TYPE_LIMIT, Event, ParseError};
-use eventctl::core::text::without_byte_order_mark;
+use eventctl::testing::{EVENT_TYPE_LIMIT, Event, ParseError};
+use eventctl::testing::without_byte_order_mark;
 use eventctl_fuzz::assert_presentable;
 use libfuzzer_sys::fuzz_target;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};

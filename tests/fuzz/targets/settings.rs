@@ -6,11 +6,11 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use eventctl::cli::{ByteSize, Endpoint, Header, Lines};
-use eventctl::client::retry_after;
-use eventctl::core::glob::Glob;
-use eventctl::core::timestamp::{Timestamp, parse_duration, parse_positive_duration};
-use eventctl::store::StoreLocation;
+use eventctl::testing::{ByteSize, Endpoint, Header, Lines};
+use eventctl::testing::retry_after;
+use eventctl::testing::Glob;
+use eventctl::testing::{Timestamp, parse_duration, parse_positive_duration};
+use eventctl::testing::StoreLocation;
 use eventctl_fuzz::assert_presentable;
 use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use libfuzzer_sys::fuzz_target;

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use eventctl::core::outgoing::Outgoing;
+use eventctl::testing::Outgoing;
 use eventctl_fuzz::assert_presentable;
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;

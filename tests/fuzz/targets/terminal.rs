@@ -4,23 +4,18 @@
 
 #![no_main]
 
-use std::ffi::OsString;
-
-use eventctl::cli::{Command, TailOptions};
-use eventctl::config::{self, Settings};
-use eventctl::core::event::StoredEvent;
-use eventctl::core::text::{excerpt, is_unsafe, printable};
-use eventctl::core::timestamp::Timestamp;
-use eventctl::tail::Printer;
+use eventctl::testing::{Color, Content, EventFormat, OutputSettings};
+use eventctl::testing::StoredEvent;
+use eventctl::testing::{excerpt, is_unsafe, printable};
+use eventctl::testing::Timestamp;
+use eventctl::testing::Printer;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
-thread_local! {
-    static TEXT: TailOptions = options("text", "never");
-    static COLORED: TailOptions = options("text", "always");
-    static JSON: TailOptions = options("json", "never");
-    static CSV: TailOptions = options("csv", "never");
-}
+const TEXT: OutputSettings = settings(EventFormat::Text, Color::Never);
+const COLORED: OutputSettings = settings(EventFormat::Text, Color::Always);
+const JSON: OutputSettings = settings(EventFormat::Json, Color::Never);
+const CSV: OutputSettings = settings(EventFormat::Csv, Color::Never);
 
 fuzz_target!(|text: &str| {
     let (event_type, event_payload) = text.split_once('\0').unwrap_or(("", text));
@@ -31,22 +26,19 @@ fuzz_target!(|text: &str| {
         event_payload: event_payload.to_owned(),
     };
     assert_printable(text);
-    TEXT.with(|options| assert_text(options, &event));
-    COLORED.with(|options| assert_colored(options, &event));
-    JSON.with(|options| assert_json(options, &event));
-    CSV.with(|options| assert_csv(options, &event));
+    assert_text(TEXT, &event);
+    assert_colored(COLORED, &event);
+    assert_json(JSON, &event);
+    assert_csv(CSV, &event);
 });
 
-fn options(output: &str, color: &str) -> TailOptions {
-    let arguments = ["eventctl", "tail", "--output", output, "--color", color].map(OsString::from);
-    let Ok(Settings::Run(cli, _)) = config::read(&arguments) else { panic!("these are right") };
-    let Command::Tail(options) = cli.command else { panic!("this is tail") };
-    options
+const fn settings(format: EventFormat, color: Color) -> OutputSettings {
+    OutputSettings { content: Content::Events, format, color }
 }
 
-fn print(options: &TailOptions, on_terminal: bool, event: &StoredEvent) -> String {
+fn print(settings: OutputSettings, on_terminal: bool, event: &StoredEvent) -> String {
     let mut output = Vec::new();
-    let mut printer = Printer::new(options, on_terminal, &mut output);
+    let mut printer = Printer::new(settings, on_terminal, &mut output);
     printer.print(event).and_then(|()| printer.flush()).expect("memory takes all text");
     String::from_utf8(output).expect("what is printed is UTF-8")
 }
@@ -73,16 +65,16 @@ fn assert_one_harmless_line(printed: &str) -> &str {
     line
 }
 
-fn assert_text(options: &TailOptions, event: &StoredEvent) {
-    let printed = print(options, true, event);
+fn assert_text(settings: OutputSettings, event: &StoredEvent) {
+    let printed = print(settings, true, event);
     let line = assert_one_harmless_line(&printed);
     assert!(line.ends_with(&format!(" {}", printable(&event.event_payload))));
-    assert_eq!(print(options, false, event), printed);
+    assert_eq!(print(settings, false, event), printed);
 }
 
 /// The escapes are the printer's own: four of them, whatever is stored.
-fn assert_colored(options: &TailOptions, event: &StoredEvent) {
-    let printed = print(options, true, event);
+fn assert_colored(settings: OutputSettings, event: &StoredEvent) {
+    let printed = print(settings, true, event);
     let pieces: Vec<&str> = printed.split('\x1b').collect();
     let [before, dim, plain, bold, end] = pieces.as_slice() else { panic!("{printed:?}") };
     assert!(before.is_empty() && dim.starts_with("[2m") && plain.starts_with("[0m"));
@@ -90,9 +82,9 @@ fn assert_colored(options: &TailOptions, event: &StoredEvent) {
     assert_one_harmless_line(&pieces.concat());
 }
 
-fn assert_json(options: &TailOptions, event: &StoredEvent) {
+fn assert_json(settings: OutputSettings, event: &StoredEvent) {
     for on_terminal in [false, true] {
-        let printed = print(options, on_terminal, event);
+        let printed = print(settings, on_terminal, event);
         let read: Value = serde_json::from_str(assert_one_harmless_line(&printed)).expect("a line is JSON");
         let expected = json!({
             "id": event.id,
@@ -104,12 +96,12 @@ fn assert_json(options: &TailOptions, event: &StoredEvent) {
     }
 }
 
-fn assert_csv(options: &TailOptions, event: &StoredEvent) {
+fn assert_csv(settings: OutputSettings, event: &StoredEvent) {
     assert_eq!(
-        fields_of(&print(options, false, event))[2..],
+        fields_of(&print(settings, false, event))[2..],
         [event.event_type.clone(), event.event_payload.clone()]
     );
-    let printed = print(options, true, event);
+    let printed = print(settings, true, event);
     let lines: Vec<&str> = printed.split_terminator("\r\n").collect();
     assert_eq!(lines.len(), 2);
     assert!(lines.iter().all(|line| line.chars().all(is_harmless)), "{printed:?}");

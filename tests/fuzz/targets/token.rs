@@ -4,9 +4,9 @@
 
 use std::sync::LazyLock;
 
-use eventctl::auth::access_token::{SigningKey, SigningKeys};
-use eventctl::auth::grant::Grant;
-use eventctl::core::timestamp::Timestamp;
+use eventctl::testing::{SigningKey, SigningKeys};
+use eventctl::testing::Grant;
+use eventctl::testing::Timestamp;
 use libfuzzer_sys::fuzz_target;
 
 static KEYS: LazyLock<SigningKeys> = LazyLock::new(|| SigningKeys {

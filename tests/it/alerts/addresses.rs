@@ -47,7 +47,7 @@ fn start_with_hosts(directory: &Path, hosts: &str, arguments: &[&str]) -> Consum
 
 #[test]
 #[ignore = "needs root, unshare and mount"]
-fn an_address_that_does_not_answer_keeps_no_message_from_the_next() {
+fn a_dead_address_does_not_block_the_next() {
     let same_family = DeadAddress::new("127.0.0.2".parse().unwrap());
     let other_family = DeadAddress::new("::1".parse().unwrap());
     let taking = |dead: &DeadAddress| {
@@ -70,7 +70,7 @@ fn an_address_that_does_not_answer_keeps_no_message_from_the_next() {
 
 #[test]
 #[ignore = "needs root, unshare and mount"]
-fn of_the_addresses_of_a_host_only_those_that_are_public_are_connected_to() {
+fn only_public_addresses_of_a_host_are_connected_to() {
     let hook = Hook::taking();
     let directory = tempdir().unwrap();
     let port = hook.address.port();

@@ -62,7 +62,7 @@ fn slack_is_sent_a_text() {
 }
 
 #[test]
-fn discord_is_sent_a_text_that_calls_nobody() {
+fn discord_is_sent_a_text_that_mentions_nobody() {
     let hook = Hook::taking();
     let (_directory, server) = start(&[&format!("discord:{}", hook.url("/api/webhooks/1/t"))], &[]);
     assert_eq!(post_alert(&mut server.connect(), "a").status, 200);
@@ -178,7 +178,7 @@ fn wrong_secrets_are_refused_and_not_shown() {
 }
 
 #[test]
-fn every_channel_is_told_wherever_it_is_named() {
+fn every_channel_is_notified_wherever_it_is_named() {
     let hooks: Vec<Hook> = (0..3).map(|_| Hook::taking()).collect();
     let [first, second, third] = [0, 1, 2].map(|number| hooks[number].url("/"));
     let (slack, discord) = (format!("slack:{second}"), format!("discord:{third}"));
@@ -196,7 +196,7 @@ fn every_channel_is_told_wherever_it_is_named() {
     };
     let mut spaced = command(&[]);
     spaced.env("EVENTCTL_ALERT", format!(" {first}  {slack} {discord} "));
-    // What is named twice is told once.
+    // A channel that is named twice is notified once.
     let flags = ["--alert", &first, "--alert", &slack, "--alert", &discord, "--alert", &first];
     for (number, mut command) in
         [spaced, command(&flags), command(&["--config", "list.yaml"]), command(&["--config", "line.yaml"])]

@@ -28,7 +28,7 @@ const ALERTS_PER_KILL: usize = 100;
 const WAITING: usize = 50;
 
 fn kill_rounds() -> usize {
-    std::env::var("EVENTCTL_TEST_KILL_ROUNDS").map_or(10, |rounds| rounds.parse().unwrap())
+    std::env::var("TEST_KILL_ROUNDS").map_or(10, |rounds| rounds.parse().unwrap())
 }
 
 /// `consume` with these channels and no rate that tests could reach.
@@ -192,7 +192,7 @@ fn acknowledged_alerts_are_sent_though_the_program_is_killed() {
                 if number >= total {
                     return acknowledged;
                 }
-                // A message that was under way at a kill comes half a minute late.
+                // A message that was in flight at a kill comes half a minute late.
                 wait_until(|| (arrived() + WAITING + kills > number).then_some(()));
                 acknowledged.push(store(&address, &format!("alert {number}")));
             }
@@ -309,12 +309,12 @@ fn alerts_outlast_a_disk_that_fails() {
 
 // Drain.
 
-/// A server with a message under way that is not answered while the gate is closed.
-fn under_way(gated: &(Receiver, Arc<RwLock<()>>), arguments_beside: &[&str]) -> (TempDir, Consume) {
+/// A server with a message in flight that is not answered while the gate is closed.
+fn in_flight(gated: &(Receiver, Arc<RwLock<()>>), arguments_beside: &[&str]) -> (TempDir, Consume) {
     let directory = tempdir().unwrap();
     let mut command = eventctl(directory.path());
     let consume = Consume::start_command(command.args(arguments(&[&gated.0])).args(arguments_beside));
-    consume.store("health_alert", "under way");
+    consume.store("health_alert", "in flight");
     consume.store("health_alert", "waiting");
     wait_until(|| (gated.0.arrivals().len() == 1).then_some(()));
     (directory, consume)
@@ -332,10 +332,10 @@ fn states(directory: &Path) -> Vec<(String, i64)> {
 }
 
 #[test]
-fn sigterm_lets_the_message_under_way_finish_and_begins_no_other() {
+fn sigterm_finishes_the_message_in_flight_and_begins_no_other() {
     let channel = gated();
     let closed = channel.1.write().unwrap();
-    let (directory, mut consume) = under_way(&channel, &[]);
+    let (directory, mut consume) = in_flight(&channel, &[]);
     consume.process.signal(Signal::TERM);
     wait_until_refusing(&consume);
     drop(closed);
@@ -347,14 +347,14 @@ fn sigterm_lets_the_message_under_way_finish_and_begins_no_other() {
     wait_until_sent(directory.path(), 2);
     let payloads: Vec<String> =
         channel.0.arrivals().iter().map(|arrival| message_of(arrival).1.payload).collect();
-    assert_eq!(payloads, ["under way", "waiting"]);
+    assert_eq!(payloads, ["in flight", "waiting"]);
 }
 
 #[test]
 fn what_is_sent_while_the_store_takes_no_writes_is_not_sent_again() {
     let channel = gated();
     let closed = channel.1.write().unwrap();
-    let (directory, mut consume) = under_way(&channel, &[]);
+    let (directory, mut consume) = in_flight(&channel, &[]);
     let other = rusqlite::Connection::open(directory.path().join("events.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     drop(closed);
@@ -369,7 +369,7 @@ fn what_is_sent_while_the_store_takes_no_writes_is_not_sent_again() {
 fn a_receiver_that_never_answers_does_not_hold_up_the_drain() {
     let channel = gated();
     let closed = channel.1.write().unwrap();
-    let (directory, mut consume) = under_way(&channel, &["--drain-timeout", "2s"]);
+    let (directory, mut consume) = in_flight(&channel, &["--drain-timeout", "2s"]);
     let asked = Instant::now();
     assert_eq!(consume.process.terminate().code(), Some(0), "{}", consume.process.stderr());
     println!("it took {:?}", asked.elapsed());
@@ -391,7 +391,7 @@ fn a_receiver_that_never_answers_does_not_hold_up_the_drain() {
 fn a_second_signal_does_not_wait_for_channels() {
     let channel = gated();
     let _closed = channel.1.write().unwrap();
-    let (_directory, mut consume) = under_way(&channel, &["--drain-timeout", "1h"]);
+    let (_directory, mut consume) = in_flight(&channel, &["--drain-timeout", "1h"]);
     let asked = Instant::now();
     consume.process.signal(Signal::TERM);
     wait_until_refusing(&consume);

@@ -95,12 +95,12 @@ fn a_slow_channel_is_answered_202_and_gets_the_alert_all_the_same() {
     assert_answer(&post_alert(&mut server.connect(), "a"), 202, "Health alert queued");
     wait_for_deliveries(directory.path(), |all| all[0].state == "sent");
     assert_eq!(hook.arrivals().len(), 1);
-    // The same again tells nobody anew, but all have been told.
+    // A repeat notifies nobody again, but all have been notified.
     assert_answer(&post_alert(&mut server.connect(), "a"), 200, "Health alert already sent");
 }
 
 #[test]
-fn an_alert_that_is_refused_for_good_is_answered_as_not_delivered() {
+fn an_alert_that_is_refused_permanently_is_answered_as_not_delivered() {
     let (taking, refusing) = (Hook::taking(), Hook::with_status(404, ""));
     for channels in [vec![refusing.url("/")], vec![refusing.url("/"), taking.url("/")]] {
         let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
@@ -116,14 +116,14 @@ fn where_no_channel_is_configured_nothing_is_stored() {
     let response = post_alert(&mut server.connect(), "a");
     let problem = assert_problem(&response, 503);
     assert!(problem["detail"].as_str().unwrap().contains("no channel"), "{problem}");
-    // To try again does not help.
+    // A retry does not help.
     assert_eq!(response.header("retry-after"), None);
     assert!(stored_events(&directory.path().join("events.db")).is_empty());
     assert!(deliveries(directory.path()).is_empty());
 }
 
 #[test]
-fn a_health_alert_is_told_whatever_else_the_rules_are_about() {
+fn a_health_alert_is_sent_whatever_the_rules_are() {
     let hook = Hook::taking();
     let (_directory, server) = start(&[&hook.url("/")], &["--alert-on", "order"]);
     assert_answer(&post_alert(&mut server.connect(), "a"), 200, "Health alert email sent");
@@ -131,7 +131,7 @@ fn a_health_alert_is_told_whatever_else_the_rules_are_about() {
 }
 
 #[test]
-fn what_is_no_health_alert_is_refused_by_pointer_and_told_to_nobody() {
+fn an_invalid_health_alert_is_refused_by_pointer_and_not_sent() {
     let hook = Hook::taking();
     let (directory, server) = start(&[&hook.url("/")], &[]);
     let mut connection = server.connect();

@@ -1,4 +1,4 @@
-//! Services that alerts go to, and a server that tells them.
+//! Services that receive alerts, and a server that notifies them.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -155,7 +155,7 @@ pub fn url_of_nobody(path: &str) -> String {
     format!("http://{address}{path}")
 }
 
-/// A server that tells these channels, which may be on this machine.
+/// A server that notifies these channels, which may be on this machine.
 pub fn start(channels: &[&str], further: &[&str]) -> (TempDir, Consume) {
     let directory = tempdir().unwrap();
     let server = start_in(directory.path(), channels, further);

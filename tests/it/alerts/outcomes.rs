@@ -1,4 +1,4 @@
-//! What becomes of a message: taken, tried again, or given up.
+//! The outcome of a message: delivered, retried, or given up.
 
 use std::fs;
 use std::net::TcpListener;
@@ -20,7 +20,7 @@ fn delivery_to(all: &[Delivery], hook: &Hook) -> Delivery {
     delivery.clone()
 }
 
-/// A server that tells these hooks.
+/// A server that notifies these hooks.
 fn start_for(hooks: &[Hook]) -> (tempfile::TempDir, Consume) {
     let urls: Vec<String> = hooks.iter().map(|hook| hook.url("/")).collect();
     start(&urls.iter().map(String::as_str).collect::<Vec<_>>(), &[])
@@ -36,7 +36,7 @@ fn every_status_of_success_is_success() {
 }
 
 #[test]
-fn what_may_pass_is_tried_again_until_it_has() {
+fn transient_failures_are_retried_until_they_pass() {
     let statuses = [500, 502, 503, 504, 599, 429, 408, 425];
     let mut hooks: Vec<Hook> = statuses
         .iter()
@@ -53,13 +53,13 @@ fn what_may_pass_is_tried_again_until_it_has() {
     for (position, hook) in hooks.iter().enumerate() {
         let delivery = delivery_to(&deliveries(directory.path()), hook);
         assert_eq!((delivery.attempts, hook.arrivals().len()), (2, 2), "{position}: {delivery:?}");
-        server.process.wait_for_stderr(&format!("alerts do not reach {}", delivery.channel));
+        server.process.wait_for_stderr(&format!("cannot deliver alerts to {}", delivery.channel));
         server.process.wait_for_stderr(&format!("alerts reach {} again", delivery.channel));
     }
 }
 
 #[test]
-fn a_receiver_that_asks_to_wait_is_waited_for() {
+fn retry_after_is_obeyed() {
     let hooks = [503, 429, 500].map(|status| {
         let reply = move |_: &_, number| match number {
             0 => Reply::status(status, "Retry-After: 4\r\n"),
@@ -81,7 +81,7 @@ fn a_receiver_that_asks_to_wait_is_waited_for() {
 }
 
 #[test]
-fn what_will_not_pass_is_given_up_at_once_and_no_redirect_is_followed() {
+fn permanent_failures_are_given_up_at_once_and_no_redirect_is_followed() {
     let target = Hook::taking();
     let location: &'static str = format!("Location: {}\r\n", target.url("/stolen")).leak();
     let statuses = [300, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 410, 413, 422, 499];
@@ -103,7 +103,7 @@ fn what_will_not_pass_is_given_up_at_once_and_no_redirect_is_followed() {
 }
 
 #[test]
-fn what_a_receiver_says_of_a_refusal_is_shown_and_logged() {
+fn the_body_of_a_refusal_is_shown_and_logged() {
     let saying = |status: u16, body: &'static str| {
         let length = body.len();
         let response = format!("HTTP/1.1 {status} Status\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -140,7 +140,7 @@ fn what_a_receiver_says_of_a_refusal_is_shown_and_logged() {
 }
 
 #[test]
-fn a_receiver_that_is_not_there_yet_gets_the_alert_once_it_is() {
+fn a_receiver_that_is_down_gets_the_alert_once_it_is_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -182,7 +182,7 @@ fn responses_without_an_end_hold_up_neither_the_server_nor_other_channels() {
     let huge_head =
         Hook::start(|_, _| Reply::Send(format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(64 << 20))));
     let taking = Hook::taking();
-    // Whoever says 2xx has taken the message, whatever follows.
+    // A 2xx accepts the message, whatever follows.
     let dripping = drip("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n");
     let unending = Hook::start(|_, _| Reply::Send("HTTP/1.1 200 OK\r\n\r\n".to_owned()));
     let huge = Hook::start(|_, _| {
@@ -233,7 +233,7 @@ fn a_silent_channel_does_not_delay_the_others() {
 }
 
 #[test]
-fn a_receiver_of_an_unknown_authority_gets_nothing_until_it_is_trusted() {
+fn a_receiver_with_an_unknown_ca_gets_nothing_until_it_is_trusted() {
     let directory = tempdir().unwrap();
     let authority = Authority::new("authority");
     authority.write(directory.path(), "authority");

@@ -1,4 +1,4 @@
-//! Rules: which events are told to whom.
+//! Rules: which events are sent to which channels.
 
 use std::path::Path;
 use std::process::Command;
@@ -32,7 +32,7 @@ fn settle(directory: &TempDir) {
 }
 
 #[test]
-fn each_matching_event_of_a_batch_is_told_and_no_other() {
+fn each_matching_event_of_a_batch_is_sent_and_no_other() {
     let hook = Hook::taking();
     let globs = ["--alert-on", "order_*", "--alert-on", "health_alert", "--alert-on", "[xy]?"];
     let (directory, server) = start(&[&hook.url("/")], &globs);
@@ -68,7 +68,7 @@ fn a_large_batch_is_matched_in_time_that_grows_with_its_length() {
 }
 
 #[test]
-fn without_rules_health_alerts_alone_are_told() {
+fn without_rules_only_health_alerts_are_sent() {
     let hook = Hook::taking();
     let (directory, server) = start(&[&hook.url("/")], &[]);
     assert_eq!(server.connect().post(batch(&["order", "health_alert", "health_alert_2"])).status, 201);
@@ -78,7 +78,7 @@ fn without_rules_health_alerts_alone_are_told() {
 }
 
 #[test]
-fn a_batch_that_is_refused_is_told_to_nobody() {
+fn a_refused_batch_sends_no_alert() {
     let hook = Hook::taking();
     let (directory, server) = start(&[&hook.url("/")], &["--alert-on", "*"]);
     let mut connection = server.connect();
@@ -94,7 +94,7 @@ fn a_batch_that_is_refused_is_told_to_nobody() {
 }
 
 #[test]
-fn a_request_that_is_repeated_with_its_key_is_told_once() {
+fn a_request_that_is_repeated_with_its_key_alerts_once() {
     let hook = Hook::taking();
     let (directory, server) = start(&[&hook.url("/")], &["--alert-on", "*", "--alert-repeat-after", "0"]);
     for _ in 0..3 {
@@ -195,7 +195,7 @@ fn a_rule_may_name_the_only_channels() {
     let hook = Hook::taking();
     let rule = json!({"type": "order", "alert": [hook.url("/"), hook.url("/")]}).to_string();
     let (directory, server) = start(&[], &["--alert-on", &rule]);
-    // Nobody would hear of a health alert.
+    // No channel would be notified of a health alert.
     assert_eq!(post_alert(&mut server.connect(), "a").status, 503);
     assert_eq!(server.connect().post(batch(&["order", "health_alert"])).status, 201);
     settle(&directory);

@@ -95,7 +95,7 @@ fn names_of_this_machine() -> Vec<String> {
 }
 
 #[test]
-fn names_that_stand_for_this_machine_are_not_connected_to() {
+fn names_of_loopback_addresses_are_not_connected_to() {
     for name in names_of_this_machine() {
         let hook = Hook::taking();
         let url = format!("https://{name}:{}/", hook.address.port());

@@ -1,4 +1,4 @@
-//! Templates: one's own words, and words of strangers that stay words.
+//! Templates: custom texts, and text from events that stays text.
 
 use std::fs;
 use std::path::Path;
@@ -109,7 +109,7 @@ fn a_broken_template_is_refused_at_start_with_file_and_line() {
 }
 
 #[test]
-fn an_alert_whose_template_fails_arrives_in_other_words() {
+fn an_alert_whose_template_fails_is_sent_with_another() {
     let directory = with_templates(&[
         // With the sample there is an issue, and the id is 1.
         ("order.chat", "mine {{ issues[event.id - 1] }}"),
@@ -132,7 +132,7 @@ fn an_alert_whose_template_fails_arrives_in_other_words() {
 }
 
 #[test]
-fn the_last_words_of_an_alert_call_nobody_either() {
+fn the_fallback_text_of_an_alert_mentions_nobody() {
     let fails = "{{ issues[event.id - 1] }}";
     let directory = with_templates(&[("event.chat", fails), ("digest.chat", fails)]);
     let chats = start_chats(directory.path());
@@ -166,7 +166,7 @@ fn has_controls(text: &str) -> bool {
 }
 
 #[test]
-fn hostile_words_arrive_harmless() {
+fn hostile_text_arrives_escaped() {
     const HOSTILE: &str = "<script>alert(1)</script> <!channel> <!here> <@U1> <https://evil.example|click> \
         @everyone @here <@&1> [click](https://evil.example) **b** `c` ||d|| # e\r\nTo: f\u{1b}[31m\u{7f}\u{9b}2J\
         \u{202e}\u{2066}\u{200f}\u{2028}é👋\\\"&amp;";

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::thread;
 
-use eventctl::core::coding::Coding;
+use eventctl::testing::Coding;
 use serde_json::Value;
 
 use crate::util::http::{Connection, Response, event};
@@ -290,7 +290,7 @@ fn responses_are_compressed_for_who_accepts_it() {
 #[test]
 fn what_is_small_or_no_success_or_a_stream_is_not_compressed() {
     let (_directory, server) = start(&[]);
-    server.store("a", "b");
+    server.store("a", &"b".repeat(700));
     let mut connection = server.connect();
     let long = format!("/event?limit={}", "x".repeat(3000));
     for (path, status) in
@@ -298,6 +298,8 @@ fn what_is_small_or_no_success_or_a_stream_is_not_compressed() {
     {
         let response = get_accepting(&mut connection, path, "gzip, zstd");
         assert_eq!((response.status, response.header("content-encoding")), (status, None), "{path}");
+        let varies = response.header("vary").is_some_and(|names| names.contains("Accept-Encoding"));
+        assert_eq!(varies, status == 200, "{path}: {response:?}");
     }
     let stream = EventStream::open(server.connect(), "?after=0", &[("Accept-Encoding", "gzip")]);
     assert_eq!(stream.response.header("content-encoding"), None);

@@ -6,8 +6,10 @@ use std::net::TcpStream;
 use rustix::process::Signal;
 
 use crate::util::http::{Connection, event};
+use crate::util::http2::{END_STREAM, Frames};
 use crate::util::{Consume, stored_events, wait_until};
 
+use super::tls::Secured;
 use super::{detail_of, start, stored};
 
 /// Sends the head of a request and half of its body, and makes sure that the server has begun to read it.
@@ -90,6 +92,52 @@ fn a_second_signal_does_not_wait_for_clients() {
     server.process.signal(Signal::INT);
     assert_eq!(server.process.wait().code(), Some(0), "{}", server.process.stderr());
     assert!(server.process.stderr().contains("stopping at once"), "{}", server.process.stderr());
+}
+
+#[test]
+fn in_its_lame_duck_time_a_service_serves_everything_and_is_not_ready() {
+    let (directory, mut server) = start(&["--lame-duck", "1h"]);
+    let mut open_before = server.connect();
+    assert_eq!(open_before.get("/ready").status, 200);
+    server.process.signal(Signal::TERM);
+    let detail = wait_until(|| {
+        let response = server.connect().get("/ready");
+        (response.status != 200).then(|| detail_of(&response, 503))
+    });
+    assert_eq!(detail, "the service is stopping");
+    for mut connection in [open_before, server.connect()] {
+        let response = connection.post(event("a", "b"));
+        assert_eq!((response.status, response.header("connection")), (201, Some("close")), "{response:?}");
+        assert!(connection.is_closed());
+    }
+    assert_eq!(server.connect().get("/event").status, 200);
+    // Whoever stops it again does not want to wait.
+    assert_eq!(server.process.terminate().code(), Some(0), "{}", server.process.stderr());
+    assert!(!server.process.stderr().contains("stopping at once"), "{}", server.process.stderr());
+    assert_eq!(stored(&directory).len(), 2);
+}
+
+#[test]
+fn a_lame_duck_sends_goaway_over_http_2() {
+    let mut secured = Secured::start(&["--lame-duck", "1h"]);
+    let get = [(":method", "GET"), (":scheme", "https"), (":path", "/event"), (":authority", "test")];
+    let open = || Frames::open(&secured.client, secured.server.address);
+    let mut open_before = open();
+    open_before.send_head(1, END_STREAM, &get).unwrap();
+    assert_eq!(open_before.outcome(1).status(), Some(200));
+    secured.server.process.signal(Signal::TERM);
+    assert_eq!(open_before.wait_for_end(), Some(0));
+    let mut opened_after = open();
+    opened_after.send_head(1, END_STREAM, &get).unwrap();
+    assert_eq!(opened_after.outcome(1).status(), Some(200));
+    assert_eq!(secured.server.process.terminate().code(), Some(0));
+}
+
+#[test]
+fn the_lame_duck_time_is_over_by_itself() {
+    let (_directory, mut server) = start(&["--lame-duck", "100ms"]);
+    assert_eq!(server.process.terminate().code(), Some(0), "{}", server.process.stderr());
+    assert!(server.process.stderr().contains("serving for another 100ms"), "{}", server.process.stderr());
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tempfile::{TempDir, tempdir};
 use crate::util::http::{Connection, event, open_stream};
 use crate::util::http2::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, Http2Connection, fields, frame};
 use crate::util::tls::{Authority, H2, HTTP_1_1, Identity, TlsClient, TlsStream};
-use crate::util::{Consume, eventctl, refusal_of, wait_until};
+use crate::util::{Consume, SetOnDrop, eventctl, refusal_of, wait_until};
 
 use super::{detail_of, stored};
 
@@ -61,15 +61,6 @@ impl Secured {
     fn shown_certificate(&self) -> CertificateDer<'static> {
         let stream = self.client.connect(self.server.address, &[HTTP_1_1]).unwrap();
         stream.conn.peer_certificates().unwrap()[0].clone().into_owned()
-    }
-}
-
-/// Ends the loop of another thread when this one fails, too.
-pub struct SetOnDrop<'a>(pub &'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

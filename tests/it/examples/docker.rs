@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -13,7 +14,7 @@ use super::database::{Database, run};
 use super::{copy_folder, examples, repository, strings, yaml};
 use crate::util::eventctl;
 #[cfg(feature = "postgres")]
-use crate::util::{Consume, Process};
+use crate::util::{Consume, Process, free_port, set_mode, wait_until, write_file};
 
 const SERVICES_OF_OURS: [&str; 4] = ["init-db", "consume", "propagate", "tail"];
 
@@ -138,21 +139,28 @@ fn the_services_start_in_order_and_have_time_to_drain() {
         let (_, drain) = help.split_once("--drain-timeout").unwrap();
         let (_, default) = drain.split_once("[default: ").unwrap();
         let default: u32 = default.split_once("s]").unwrap().0.parse().unwrap();
-        assert!(seconds > default, "{name}: {seconds} is not more than {default}");
+        let command = &compose["services"][name]["command"];
+        let lame_duck = command.as_array().unwrap().iter().skip_while(|word| *word != "--lame-duck").nth(1);
+        let lame_duck: u32 =
+            lame_duck.map_or(0, |time| time.as_str().unwrap().trim_end_matches('s').parse().unwrap());
+        assert!(
+            seconds > lame_duck + default,
+            "{name}: {seconds} is not more than {lame_duck} and {default}"
+        );
     }
     assert_eq!(strings(&compose["services"]["consume"]["ports"]), ["127.0.0.1:8000:8000"]);
 }
 
-/// The rights that the README names.
+/// The privileges that the manual page names.
 #[test]
-fn the_login_of_consume_gets_the_rights_of_the_readme_and_no_others() {
-    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+fn the_role_of_consume_gets_the_privileges_of_the_manual_and_no_others() {
+    let page = fs::read_to_string(repository().join("src/cli/manual/init-db.md")).unwrap();
     let grants = |text: &str| -> Vec<String> {
         let lines = text.lines().map(str::trim).filter(|line| line.starts_with("GRANT"));
         lines.filter(|line| line.ends_with(" TO eventctl;")).map(str::to_owned).collect()
     };
-    // The deployments delete nothing: what retention needs is the README's second block.
-    let expected = grants(readme.split("```sql\n").nth(1).unwrap().split("```").next().unwrap());
+    // The deployments delete nothing: what retention needs is the second block.
+    let expected = grants(page.split("```sql\n").nth(1).unwrap().split("```").next().unwrap());
     assert!(!expected.is_empty());
     for folder in ["docker", "kubernetes"] {
         let roles = fs::read_to_string(examples().join(folder).join("roles.sql")).unwrap();
@@ -263,4 +271,102 @@ fn the_commands_of_the_services_work_together() {
     }
     assert!(server.process.terminate().success());
     assert_eq!(health_check(), Some(1));
+}
+
+/// What the image of PostgreSQL has beside the database: whom to become.
+const GOSU: &str =
+    "#!/bin/sh\nuser=$1; shift\nexec setpriv --reuid=\"$user\" --regid=\"$user\" --clear-groups \"$@\"\n";
+
+/// PostgreSQL's programs, on the path.
+#[cfg(feature = "postgres")]
+fn path_with_servers(directory: &Path) -> String {
+    let versions = fs::read_dir("/usr/lib/postgresql").unwrap();
+    let newest = versions.map(|version| version.unwrap().path()).max().unwrap();
+    format!("{}:{}:{}", directory.display(), newest.join("bin").display(), env!("PATH"))
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+#[ignore = "needs PostgreSQL and root"]
+fn the_scripts_of_the_quorum_make_standbys_that_commits_wait_for() {
+    let compose = yaml(&fs::read_to_string(examples().join("docker/compose.quorum.yaml")).unwrap()).remove(0);
+    let folder = prepared();
+    set_mode(folder.path(), 0o755);
+    let secrets = folder.path().join("secrets");
+    let password = fs::read_to_string(secrets.join("owner_password")).unwrap();
+    set_mode(&write_file(folder.path(), "gosu", GOSU), 0o755);
+    let path = path_with_servers(folder.path());
+    let ports: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();
+    let data = |number: usize| {
+        let parent = folder.path().join(number.to_string());
+        fs::create_dir_all(&parent).unwrap();
+        set_mode(&parent, 0o777);
+        parent.join("data")
+    };
+    let command = |program: &str, number: usize| {
+        let mut command = Command::new(program);
+        command.env("PATH", &path).env("PGDATA", data(number)).env("PGPORT", &ports[number]);
+        command.current_dir("/").stdin(Stdio::null());
+        command
+    };
+    let as_postgres = |number: usize, words: &[&str]| {
+        let mut command = command("setpriv", number);
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).args(words);
+        command
+    };
+    let start = |number: usize| {
+        let server = Process::start(as_postgres(number, &["postgres"]).stdout(Stdio::null()));
+        wait_until(|| as_postgres(number, &["pg_isready", "-q"]).status().unwrap().success().then_some(()));
+        server
+    };
+    // As the image makes a database: a server for the scripts alone, and then the real one.
+    run(&mut as_postgres(
+        0,
+        &["initdb", "--username", "owner", "--auth-host", "scram-sha-256", "--auth-local", "trust"],
+    ));
+    let mut preparing = start(0);
+    for statement in [format!("ALTER ROLE owner PASSWORD '{password}'"), "CREATE DATABASE events".to_owned()]
+    {
+        run(&mut as_postgres(0, &["psql", "-q", "-U", "owner", "-d", "postgres", "-c", &statement]));
+    }
+    let script = folder.path().join("primary.sh").display().to_string();
+    let mut primary = as_postgres(0, &["sh", &script]);
+    run(primary.env("POSTGRES_USER", "owner").env("POSTGRES_DB", "events"));
+    preparing.signal(Signal::INT);
+    preparing.wait();
+    let _primary = start(0);
+    let environment = &compose["services"]["standby1"]["environment"];
+    let conninfo = environment["PRIMARY"].as_str().unwrap();
+    let conninfo = conninfo.replace("host=postgres", &format!("host=127.0.0.1 port={}", ports[0]));
+    assert_eq!(environment["PGPASSFILE"], "/run/secrets/owner_pgpass");
+    let standbys = [1, 2].map(|number| {
+        let script = folder.path().join("standby.sh").display().to_string();
+        let mut standby = command(&script, number);
+        standby.env("PRIMARY", &conninfo).env("PGPASSFILE", secrets.join("owner_pgpass"));
+        Process::start(standby.stdout(Stdio::null()))
+    });
+    let count = |select: &str| {
+        run(&mut as_postgres(0, &["psql", "-qAt", "-U", "owner", "-d", "events", "-c", select]))
+            .trim()
+            .to_owned()
+    };
+    wait_until(|| {
+        (count("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'") == "2").then_some(())
+    });
+    let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let consume = &compose["services"]["consume"];
+    let url = consume["environment"]["DATABASE_URL"].as_str().unwrap();
+    let url = url.replace("postgres,standby1,standby2", &hosts.join(",")).replace("eventctl@", "owner@");
+    let ours = |subcommand: &str| {
+        let mut command = eventctl(folder.path());
+        command.args([subcommand, "--db", &url]).env("PGPASSFILE", secrets.join("owner_pgpass"));
+        command
+    };
+    run(&mut ours("init-db"));
+    let words = strings(&consume["command"]);
+    let required = words.iter().position(|word| word == "--require-replicas").unwrap();
+    let server =
+        Consume::start_command(ours("consume").args(["--port", "0"]).args(&words[required..=required + 1]));
+    server.store("a", "b");
+    drop(standbys);
 }

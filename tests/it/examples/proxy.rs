@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use tempfile::{TempDir, tempdir};
 use url::Url;
 
 use crate::util::browser::Browser;
-use crate::util::http::event;
+use crate::util::http::{Connection, event};
 use crate::util::tls::{Authority, HTTP_1_1, TlsClient};
-use crate::util::{Process, eventctl, wait_until, write_file, write_secret};
+use crate::util::{Process, SetOnDrop, eventctl, free_port, wait_until, write_file, write_secret};
 
 use super::examples;
 
@@ -53,10 +56,6 @@ impl Reply {
         let found = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name));
         &found.unwrap_or_else(|| panic!("no {name}: {self:?}")).1
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The text of an example with some of it replaced, all of which must be there.
@@ -196,6 +195,138 @@ fn command_of(kind: Kind, directory: &Path, upstream: &str, address: &str) -> Co
             command
         }
     }
+}
+
+/// Restarts two services behind a proxy one after the other, while clients that repeat nothing post events; the statuses
+/// other than 201.
+fn broken_by_rolling_restarts(configuration: &str, program: &str, lame_duck: &str) -> Vec<String> {
+    let directory = tempdir().unwrap();
+    let path = directory.path();
+    let ports = [free_port(), free_port()];
+    let start = |number: usize| {
+        let (port, store) = (ports[number].to_string(), format!("{number}.db"));
+        let mut command = eventctl(path);
+        command.args(["consume", "--port", &port, "--db", &store, "--lame-duck", lame_duck]);
+        command.env("EVENTCTL_ALLOWED_HOST", "test");
+        let mut server = Process::start(&mut command);
+        server.wait_for_stderr("listening on ");
+        server
+    };
+    let mut servers = [start(0), start(1)];
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let text = configuration
+        .replace("ADDRESS", &address.to_string())
+        .replace("PORT0", &ports[0].to_string())
+        .replace("PORT1", &ports[1].to_string())
+        .replace("FOLDER", &path.display().to_string());
+    let file = write_file(path, "proxy.conf", text);
+    let mut command = Command::new(program);
+    match program {
+        "haproxy" => command.arg("-db").arg("-f").arg(file),
+        _ => command.args(["-e", "stderr", "-c"]).arg(file),
+    };
+    let proxy = Process::start(command.stdout(Stdio::null()));
+    wait_until(|| {
+        Connection::try_open(address)
+            .ok()?
+            .try_post_with_key("first", event("a", "b"))
+            .ok()
+            .filter(|response| response.status == 201)
+    });
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(|| post_until(&over, address))).collect();
+        let done = SetOnDrop(&over);
+        for round in 0..6 {
+            let number = round % 2;
+            // The proxy has found the other one by then.
+            thread::sleep(Duration::from_millis(1200));
+            assert_eq!(servers[number].terminate().code(), Some(0));
+            servers[number] = start(number);
+        }
+        drop(done);
+        let broken: Vec<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        println!("{} requests were broken; the proxy: {}", broken.len(), proxy.stderr());
+        broken.into_iter().take(3).collect()
+    })
+}
+
+/// Posts events on one connection for as long as that lasts; all that was not stored.
+fn post_until(over: &AtomicBool, address: SocketAddr) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut count = 0;
+    let headers = [("Content-Type", "application/json")];
+    while !over.load(Ordering::Relaxed) {
+        let mut connection = Connection::open(address);
+        while !over.load(Ordering::Relaxed) {
+            count += 1;
+            match connection.try_request("POST", "/event", &headers, event("a", "b").as_bytes()) {
+                Ok(response) if response.status == 201 => {
+                    if response.header("connection") == Some("close") {
+                        break;
+                    }
+                }
+                Ok(response) => {
+                    broken.push(response.status.to_string());
+                    break;
+                }
+                Err(error) => {
+                    broken.push(error.to_string());
+                    break;
+                }
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    assert!(count > 100, "{count} requests show nothing");
+    broken
+}
+
+const HAPROXY_OF_TWO: &str = "
+defaults
+  mode http
+  timeout connect 2s
+  timeout client 30s
+  timeout server 30s
+  retries 0
+frontend events
+  bind ADDRESS
+  default_backend eventctl
+backend eventctl
+  option httpchk GET /ready
+  http-reuse always
+  default-server check inter 100ms fall 1 rise 1
+  server zero 127.0.0.1:PORT0
+  server one 127.0.0.1:PORT1
+";
+
+/// nginx itself checks nothing: it takes the next one where a connection is refused.
+const NGINX_OF_TWO: &str = "
+daemon off;
+pid FOLDER/nginx.pid;
+events {}
+http {
+  access_log off;
+  client_body_temp_path FOLDER/1; proxy_temp_path FOLDER/2; fastcgi_temp_path FOLDER/3;
+  uwsgi_temp_path FOLDER/4; scgi_temp_path FOLDER/5;
+  upstream eventctl { server 127.0.0.1:PORT0 fail_timeout=1s; server 127.0.0.1:PORT1 fail_timeout=1s; keepalive 8; }
+  server {
+    listen ADDRESS;
+    location / { proxy_pass http://eventctl; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host localhost; }
+  }
+}
+";
+
+#[test]
+#[ignore = "needs haproxy"]
+fn no_request_breaks_behind_haproxy_when_services_restart_one_after_another() {
+    assert_eq!(broken_by_rolling_restarts(HAPROXY_OF_TWO, "haproxy", "1s"), [""; 0]);
+}
+
+#[test]
+#[ignore = "needs nginx"]
+fn no_request_breaks_behind_nginx_when_services_restart_one_after_another() {
+    assert_eq!(broken_by_rolling_restarts(NGINX_OF_TWO, "nginx", "1s"), [""; 0]);
 }
 
 /// A service with a login behind a proxy that is trusted.

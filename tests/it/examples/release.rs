@@ -86,9 +86,7 @@ fn stores_are_tried_on_servers_beside_the_tests() {
     let stores = &workflow("ci.yml")["jobs"]["stores"];
     let services: Vec<&String> = stores["services"].as_object().unwrap().keys().collect();
     assert_eq!(services, ["mariadb", "postgres"]);
-    for (variable, service) in
-        [("EVENTCTL_TEST_POSTGRES_URL", "postgres"), ("EVENTCTL_TEST_MYSQL_URL", "mariadb")]
-    {
+    for (variable, service) in [("TEST_POSTGRES_URL", "postgres"), ("TEST_MYSQL_URL", "mariadb")] {
         let port = strings(&stores["services"][service]["ports"])[0].split(':').next().unwrap().to_owned();
         let url = stores["env"][variable].as_str().unwrap();
         assert!(url.contains(&format!("@127.0.0.1:{port}/")), "{url}");

@@ -135,9 +135,13 @@ fn what_cannot_be_copied_is_named_and_leaves_nothing_behind() {
             "cannot create `missing/new.db`: ",
             "name a file in a directory that exists",
         ),
-        ("postgres://u:secret@h/d", "new.db", "cannot copy `postgres://u@h/d` to `new.db`", "use pg_dump"),
-        ("mysql://u:secret@h/d", "new.db", "cannot copy `mysql://u@h/d` to `new.db`", "use mariadb-dump"),
-        ("events.db", "mysql://u:secret@h/d", "cannot copy `events.db` to `mysql://u@h/d`", "use a new file"),
+        (
+            "postgres://u:secret@[::1]:1/d",
+            "new.db",
+            "cannot connect to `postgres://u@[::1]:1/d`",
+            "check host",
+        ),
+        ("events.db", "mysql://u:secret@[::1]:1/d", "cannot connect to `mysql://u@[::1]:1/d`", "check host"),
     ] {
         let mut command = eventctl(directory.path());
         let (error, hint) = refusal_of(command.args(["init-db", "--db", to, "--from", from]), 1);

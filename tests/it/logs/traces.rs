@@ -55,7 +55,7 @@ fn each_request_is_a_line_with_its_route_and_the_trace_that_it_belongs_to() {
 }
 
 #[test]
-fn a_traceparent_that_is_not_valid_or_not_alone_is_passed_over() {
+fn an_invalid_or_repeated_traceparent_is_ignored() {
     let (_directory, mut server) = consume(&["-v"], &[]);
     let valid = traceparent();
     let zeros = format!("00-{}-{PARENT}-01", "0".repeat(32));
@@ -85,7 +85,7 @@ fn a_traceparent_that_is_not_valid_or_not_alone_is_passed_over() {
 }
 
 #[test]
-fn what_the_service_fails_at_is_a_warning_that_names_the_trace() {
+fn a_server_error_is_a_warning_with_the_trace() {
     let (_directory, mut server) = consume(&[], &[]);
     let headers = [("Content-Type", "application/json"), ("traceparent", &traceparent())];
     let alert = |connection: &mut Connection| {
@@ -103,7 +103,7 @@ fn what_the_service_fails_at_is_a_warning_that_names_the_trace() {
 }
 
 #[test]
-fn a_flood_of_failures_is_none_of_lines_and_all_of_them_are_counted() {
+fn a_flood_of_failures_logs_few_lines_and_counts_them_all() {
     let (_directory, mut server) = consume(&[], &[]);
     let json = [("Content-Type", "application/json")];
     let mut connection = server.connect();
@@ -121,7 +121,7 @@ fn a_flood_of_failures_is_none_of_lines_and_all_of_them_are_counted() {
 }
 
 #[test]
-fn connections_that_are_too_many_are_told_in_the_log() {
+fn refused_connections_are_logged() {
     let (_directory, mut server) = consume(&["--max-connections", "1"], &[]);
     let mut first = server.connect();
     assert_eq!(first.get("/health").status, 200);
@@ -206,7 +206,7 @@ fn a_trace_that_is_not_valid_is_not_sent_and_this_is_said_without_repeating_it()
     ] {
         let (arrivals, log) = propagate(&[], &variables);
         assert_eq!(log.len(), 1, "{log:?}");
-        assert_eq!(log[0]["message"], format!("{name} is not sent on: it is not valid"));
+        assert_eq!(log[0]["message"], format!("ignoring {name}: it is not valid"));
         assert_eq!(log[0]["level"], "WARN");
         for arrival in &arrivals {
             assert!(

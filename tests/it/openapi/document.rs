@@ -34,7 +34,7 @@ const UNLISTED: [&str; 8] = [
 
 /// The document of the sources.
 pub static DOCUMENT: LazyLock<Document> = LazyLock::new(|| {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/consume/openapi.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/consume/routes/openapi.json");
     Document::new(serde_json::from_slice(&fs::read(path).unwrap()).unwrap())
 });
 

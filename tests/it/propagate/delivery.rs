@@ -97,7 +97,7 @@ fn other_statuses_are_rejected_and_redirects_are_not_followed() {
 }
 
 #[test]
-fn events_that_fail_for_good_are_undelivered() {
+fn events_whose_retries_run_out_are_undelivered() {
     let directory = tempdir().unwrap();
     write_events(directory.path(), 3);
     let receiver = receiver_that_first(1000, || Reply::status(503, ""));
@@ -158,7 +158,7 @@ fn broken_connections_and_responses_are_retried_with_the_same_key() {
 }
 
 #[test]
-fn a_receiver_that_does_not_answer_is_given_up_after_the_timeout() {
+fn a_receiver_that_does_not_answer_times_out() {
     let replies: [fn() -> Reply; 3] = [
         || {
             thread::sleep(PATIENCE);

@@ -18,7 +18,7 @@ fn silent_receiver() -> Receiver {
 }
 
 #[test]
-fn signals_say_what_is_waited_for_and_what_was_given_up_was_sent() {
+fn signals_log_the_drain_and_abandoned_events_were_sent() {
     for (signal, name) in [(Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM"), (Signal::HUP, "SIGHUP")] {
         let directory = tempdir().unwrap();
         write_events(directory.path(), 7);
@@ -34,7 +34,7 @@ fn signals_say_what_is_waited_for_and_what_was_given_up_was_sent() {
         let run = finish(directory.path(), process);
         run.check(3, [0, 0, 7]);
         assert_eq!((run.count("sent"), run.count("retries")), (7, 0), "{}", run.summary);
-        assert!(run.stderr.contains("giving up 7 events in flight"), "{}", run.stderr);
+        assert!(run.stderr.contains("abandoning 7 events in flight"), "{}", run.stderr);
         assert!(
             run.responses.iter().all(|line| line["outcome"] == "undelivered" && line["status"].is_null())
         );
@@ -58,7 +58,7 @@ fn a_stop_with_nothing_in_flight_says_so() {
 }
 
 #[test]
-fn the_end_of_the_time_bounds_the_waits_of_retries() {
+fn the_drain_timeout_bounds_waits_for_retries() {
     let directory = tempdir().unwrap();
     write_events(directory.path(), 1);
     let receiver = Receiver::start(|_, _| Reply::status(503, "Retry-After: 3600\r\n"));
@@ -67,14 +67,14 @@ fn the_end_of_the_time_bounds_the_waits_of_retries() {
     run.check(3, [0, 0, 4]);
     assert_eq!((run.count("sent"), run.responses.len()), (4, 4));
     assert!(
-        run.stderr.contains("the time is over: waiting up to 500ms for 4 events in flight"),
+        run.stderr.contains("the duration has elapsed: waiting up to 500ms for 4 events in flight"),
         "{}",
         run.stderr
     );
 }
 
 #[test]
-fn the_end_of_the_events_leaves_retries_their_time() {
+fn retries_may_finish_after_the_last_event() {
     let directory = tempdir().unwrap();
     write_events(directory.path(), 1);
     let receiver = Receiver::start(|_, number| match number {
@@ -86,7 +86,7 @@ fn the_end_of_the_events_leaves_retries_their_time() {
 }
 
 #[test]
-fn health_is_waited_for_by_time() {
+fn the_health_timeout_bounds_the_wait_for_health() {
     let directory = tempdir().unwrap();
     write_events(directory.path(), 1);
     let receiver = Receiver::start(|arrival, number| match arrival.is_post() {
@@ -101,7 +101,7 @@ fn health_is_waited_for_by_time() {
 }
 
 #[test]
-fn a_receiver_that_says_nothing_of_its_health_is_given_up() {
+fn a_silent_health_endpoint_ends_the_run() {
     let directory = tempdir().unwrap();
     write_events(directory.path(), 1);
     let receiver = silent_receiver();
@@ -116,7 +116,7 @@ fn a_receiver_that_says_nothing_of_its_health_is_given_up() {
 }
 
 #[test]
-fn a_pause_within_the_tolerance_is_made_up_for_and_a_longer_one_is_not() {
+fn ticks_late_by_less_than_max_lateness_are_sent_and_later_ones_missed() {
     for (max_lateness, missed_at_least) in [("50s", 0), ("50ms", 30), ("0s", 30)] {
         let directory = tempdir().unwrap();
         write_events(directory.path(), 1);

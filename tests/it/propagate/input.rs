@@ -33,7 +33,7 @@ fn sent_from_input(input: &[u8], further: &[&str]) -> (Run, Vec<String>) {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_part_of_the_first_event() {
+fn a_byte_order_mark_before_the_first_event_is_skipped() {
     let lines = "\u{FEFF}{\"a\":1}\n{\"a\":2}\n";
     let (run, bodies) = sent_from_input(lines.as_bytes(), &[]);
     run.check(0, [2, 0, 0]);
@@ -48,7 +48,7 @@ fn a_byte_order_mark_is_no_part_of_the_first_event() {
 }
 
 #[test]
-fn values_are_taken_one_behind_the_other_and_arrays_by_their_items() {
+fn concatenated_values_and_array_items_are_events() {
     for input in [
         "{\"n\":0}{\"n\":1}{\"n\":2}",
         "[{\"n\":0},{\"n\":1},\n{\"n\":2}]",
@@ -83,7 +83,7 @@ fn an_item_is_sent_before_its_array_ends() {
 }
 
 #[test]
-fn what_is_wrong_in_a_stream_is_said_with_line_and_column() {
+fn problems_in_a_stream_are_located_by_line_and_column() {
     let input = "{}\n{\"a\":1,\n{\"b\":2}\n[{}, 7]\nname,payload\n{\"last\":0}\n";
     let (run, bodies) = sent_from_input(input.as_bytes(), &[]);
     run.check(3, [4, 3, 0]);

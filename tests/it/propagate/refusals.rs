@@ -20,7 +20,7 @@ fn answering(status: u16, body: &str) -> Receiver {
 }
 
 #[test]
-fn why_an_event_is_refused_is_said_in_every_form() {
+fn the_reason_of_a_refusal_is_reported_in_every_format() {
     let directory = tempdir().unwrap();
     write_file(directory.path(), "events.json", r#"[{"event_type": 123, "event_payload": "x"}]"#);
     let consume = Consume::start(directory.path());
@@ -73,7 +73,7 @@ fn a_reason_is_short_and_holds_no_secret_and_nothing_that_a_terminal_obeys() {
 }
 
 #[test]
-fn what_came_instead_of_an_answer_is_said_with_a_word() {
+fn connection_errors_are_named() {
     let directory = tempdir().unwrap();
     write_events(directory.path(), 1);
     let receiver = Receiver::start(|_, number| match number {

@@ -167,7 +167,7 @@ fn silent_receiver() -> Receiver {
 }
 
 #[test]
-fn the_end_of_the_drain_gives_up_what_is_in_flight() {
+fn the_drain_timeout_abandons_events_in_flight() {
     let directory = tempdir().unwrap();
     write_events(directory.path(), 3);
     let receiver = silent_receiver();
@@ -184,7 +184,7 @@ fn the_end_of_the_drain_gives_up_what_is_in_flight() {
 }
 
 #[test]
-fn a_second_signal_gives_up_what_is_in_flight() {
+fn a_second_signal_abandons_events_in_flight() {
     let directory = tempdir().unwrap();
     write_events(directory.path(), 3);
     let receiver = silent_receiver();

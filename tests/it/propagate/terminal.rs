@@ -100,7 +100,8 @@ fn quiet_draws_no_bar() {
             [&arguments(&endpoint, &["--count", "20", "-o", "text", "--period", "20ms"]), quiet].concat();
         on_terminal(directory.path(), 80, "", &arguments, ("A", "a"))
     };
-    assert!(drawn(&[]).contains("/20 events"), "there is one to be drawn");
+    let loud = drawn(&[]);
+    assert!(loud.contains("/20 events"), "there is one to be drawn: {loud:?}");
     let quiet = drawn(&["-q"]);
     assert!(quiet.starts_with("sent=20 ") && !quiet.contains('\u{1b}'), "{quiet:?}");
 }

@@ -16,7 +16,8 @@ use crate::util::relay::Relay;
 use crate::util::tls::{Authority, H2, HTTP_1_1, Identity};
 use crate::util::{Consume, PATIENCE, eventctl, refusal_of, stored_events, wait_until, write_secret};
 
-const WARNING: &str = r#""level":"WARN","target":"eventctl::login","message":"--insecure-skip-verify: "#;
+const WARNING: &str =
+    r#""level":"WARN","target":"eventctl::client::settings","message":"--insecure-skip-verify: "#;
 
 /// A directory with events and an authority.
 fn prepare(events: usize) -> (TempDir, Authority) {
@@ -45,7 +46,7 @@ fn stored_count(directory: &TempDir) -> usize {
 // Receivers that are trusted.
 
 #[test]
-fn events_are_delivered_to_a_receiver_of_a_trusted_authority() {
+fn events_are_delivered_to_a_receiver_with_a_trusted_ca() {
     let (directory, authority) = prepare(50);
     let consume = consume(&directory, &authority, &[]);
     let (endpoint, health) = (consume.url("/event"), consume.url("/health"));
@@ -57,7 +58,7 @@ fn events_are_delivered_to_a_receiver_of_a_trusted_authority() {
 }
 
 #[test]
-fn the_systems_trust_store_is_trusted_unless_authorities_are_named() {
+fn the_system_trust_store_is_used_unless_a_ca_is_given() {
     let (directory, authority) = prepare(3);
     let consume = consume(&directory, &authority, &[]);
     Authority::new("another").write(directory.path(), "another");
@@ -77,7 +78,7 @@ fn the_systems_trust_store_is_trusted_unless_authorities_are_named() {
 }
 
 #[test]
-fn a_connection_that_falls_silent_is_given_up_for_another() {
+fn a_silent_connection_is_replaced() {
     let (directory, authority) = prepare(80);
     let tokens = ["--username", "alice", "--password-file", "password"];
     write_secret(directory.path(), "password", "correct horse");
@@ -119,7 +120,7 @@ fn http_2_is_spoken_where_it_is_offered_and_http_1_where_not() {
 }
 
 #[test]
-fn a_name_is_checked_and_an_authority_may_be_the_receivers_own_certificate() {
+fn host_names_are_verified_and_a_self_signed_certificate_can_be_the_ca() {
     let (directory, authority) = prepare(3);
     let consume = consume(&directory, &authority, &[]);
     authority.issue("localhost").write(directory.path(), "named");
@@ -171,7 +172,7 @@ fn a_receiver_whose_certificate_is_wrong_gets_nothing() {
         authority.issue_with(&parameters)
     };
     for (identity, problem) in [
-        (Authority::new("unknown").issue("127.0.0.1"), "of an unknown authority"),
+        (Authority::new("unknown").issue("127.0.0.1"), "signed by an unknown CA"),
         (Authority::new("authority").issue("127.0.0.1"), "of another authority of that name"),
         (Identity::self_signed("127.0.0.1"), "of itself"),
         (in_years(1990, 2001), "expired"),
@@ -256,7 +257,7 @@ fn a_receiver_is_trusted_again_once_its_certificate_is_right() {
 }
 
 #[test]
-fn verification_is_skipped_only_when_told_and_this_is_said_at_every_start() {
+fn verification_is_skipped_only_on_request_and_every_start_warns_of_it() {
     let (directory, _) = prepare(3);
     let receiver = TlsReceiver::start(Identity::self_signed("example.com").server_config(&[H2]));
     let further = ["--count", "3", "-q", "--insecure-skip-verify"];

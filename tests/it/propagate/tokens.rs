@@ -286,7 +286,7 @@ fn the_token_url_is_honoured() {
 // Renewal.
 
 #[test]
-fn a_token_is_renewed_before_it_runs_out() {
+fn a_token_is_renewed_before_it_expires() {
     const LIFETIME: Duration = Duration::from_secs(2);
     let directory = prepare(100);
     let issued: &Mutex<HashMap<String, Instant>> = Box::leak(Box::default());
@@ -427,7 +427,7 @@ impl Gate {
 }
 
 #[test]
-fn a_token_that_is_taken_back_is_replaced_once_for_all_events_in_flight() {
+fn a_revoked_token_is_replaced_once_for_all_events_in_flight() {
     const EVENTS: usize = 30;
     let directory = prepare(EVENTS);
     let gate: &Gate = Box::leak(Box::new(Gate { closed_for: Mutex::new(EVENTS), opened: Condvar::new() }));
@@ -458,7 +458,7 @@ fn a_token_that_is_taken_back_is_replaced_once_for_all_events_in_flight() {
 }
 
 #[test]
-fn a_token_that_consume_takes_back_is_replaced() {
+fn a_token_revoked_by_consume_is_replaced() {
     let directory = prepare(20);
     let start_with_key = |port: &str, key: &str| {
         write_secret(directory.path(), "key", key);

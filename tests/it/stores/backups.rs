@@ -1,4 +1,4 @@
-//! Backups of a store in use, as README says they are made, and what a restored one is worth.
+//! Backups of a store in use, as the manual page of `init-db` says they are made, and what a restored one is worth.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventctl::core::event::Event;
-use eventctl::core::timestamp::Timestamp;
-use eventctl::store::backend::{Append, Claim, Claimed, Message, NewDelivery, Settlement};
+use eventctl::testing::Event;
+use eventctl::testing::Timestamp;
+use eventctl::testing::{self, Append, Claim, Claimed, Message, NewDelivery, Settlement};
 
 use super::database::{TestStore, on_every_store};
 use super::retention::Open;
@@ -40,14 +40,14 @@ fn alert(process: &Open, now: Timestamp) {
 fn claim(process: &Open, claimant: &str, now: Timestamp) -> Result<Message, Option<Timestamp>> {
     let (channel, claimant) = (Arc::from("channel"), claimant.to_owned());
     let claim = Claim { channel, claimant, now, lease: LEASE, rate: 1000, pace: None };
-    match process.write(move |backend| backend.claim(&claim)) {
+    match process.write(move |backend| testing::claim(backend, &claim)) {
         Claimed::Message(message) => Ok(message),
         Claimed::Nothing { until } => Err(until),
     }
 }
 
 fn settle(process: &Open, message: Message, settlement: Settlement, now: Timestamp) {
-    process.write(move |backend| backend.settle(&message, &settlement, now));
+    process.write(move |backend| testing::settle(backend, &message, &settlement, now));
 }
 
 fn pause_until(reopening: Timestamp) -> Settlement {

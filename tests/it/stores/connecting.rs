@@ -23,7 +23,7 @@ on_every_server!(
 
 /// Where the servers have their sockets and their certificate.
 fn servers() -> PathBuf {
-    env::var_os("EVENTCTL_TEST_SERVERS").expect("EVENTCTL_TEST_SERVERS is missing: see .ci/servers").into()
+    env::var_os("TEST_SERVERS").expect("TEST_SERVERS is missing: see .ci/servers").into()
 }
 
 fn certificate() -> PathBuf {

@@ -208,9 +208,9 @@ pub fn server_url(kind: Kind) -> Option<Url> {
     let variable = match kind {
         Kind::Sqlite => return None,
         #[cfg(feature = "postgres")]
-        Kind::Postgres => "EVENTCTL_TEST_POSTGRES_URL",
+        Kind::Postgres => "TEST_POSTGRES_URL",
         #[cfg(feature = "mysql")]
-        Kind::MySql => "EVENTCTL_TEST_MYSQL_URL",
+        Kind::MySql => "TEST_MYSQL_URL",
     };
     let url = env::var(variable).unwrap_or_else(|_| panic!("{variable} is missing: see .ci/servers"));
     Some(url.parse().unwrap())

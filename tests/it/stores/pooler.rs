@@ -2,17 +2,20 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
-use rustix::process::geteuid;
+use rustix::process::{Signal, geteuid};
 use tempfile::TempDir;
 
 use super::database::{Kind, TestStore};
+use crate::util::http::{Connection, event};
 use crate::util::{Process, refusal_of, set_mode, wait_until, write_file};
 
 /// A PgBouncer of its own before the server of a store.
 struct Pooler {
-    _process: Process,
-    _directory: TempDir,
+    process: Process,
+    directory: TempDir,
     address: SocketAddr,
 }
 
@@ -32,13 +35,25 @@ impl Pooler {
         // It does not run as root, and whoever it runs as then reads its settings.
         set_mode(directory.path(), 0o755);
         set_mode(&path, 0o644);
+        let process = Pooler::run(&directory, address);
+        Pooler { process, directory, address }
+    }
+
+    fn run(directory: &TempDir, address: SocketAddr) -> Process {
         let mut command = Command::new("pgbouncer");
         if geteuid().is_root() {
             command.args(["-u", "nobody"]);
         }
-        let process = Process::start(command.arg(&path).stdin(Stdio::null()));
+        let settings = directory.path().join("pgbouncer.ini");
+        let process = Process::start(command.arg(settings).stdin(Stdio::null()));
         wait_until(|| TcpStream::connect(address).ok());
-        Pooler { _process: process, _directory: directory, address }
+        process
+    }
+
+    /// Kills it and starts it again.
+    fn crash(&mut self) {
+        self.process.kill();
+        self.process = Pooler::run(&self.directory, self.address);
     }
 
     fn url(&self, store: &TestStore) -> String {
@@ -63,6 +78,39 @@ fn a_pooler_of_sessions_is_as_good_as_the_server() {
     let tail = store.command_at("tail", &url).output().unwrap();
     assert!(tail.status.success(), "{tail:?}");
     assert_eq!(store.payloads().len(), 20);
+}
+
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn events_are_stored_once_through_a_pooler_that_is_killed_and_stopped() {
+    let store = &TestStore::new(Kind::Postgres);
+    store.prepare();
+    let mut pooler = Pooler::start(store, "", "");
+    let server = store.start(&mut store.command_at("consume", &pooler.url(store)));
+    let store_once = |payload: &str| {
+        let stored = |connection: &mut Connection| {
+            connection
+                .try_post_with_key(payload, event("a", payload))
+                .is_ok_and(|response| response.status == 201)
+        };
+        wait_until(|| stored(&mut server.connect()).then_some(()));
+    };
+    for round in 0..3 {
+        store_once(&format!("{round} before"));
+        pooler.crash();
+        store_once(&format!("{round} after a crash"));
+        pooler.process.signal(Signal::STOP);
+        thread::scope(|scope| {
+            let storing = scope.spawn(|| store_once(&format!("{round} while it stands still")));
+            // Long enough for the connection to be asked whether it is still there.
+            thread::sleep(Duration::from_millis(1500));
+            pooler.process.signal(Signal::CONT);
+            storing.join().unwrap();
+        });
+    }
+    let payloads = store.payloads();
+    assert_eq!(payloads.len(), 9, "{payloads:?}");
+    assert_eq!(server.connect().get("/event").json().as_array().unwrap().len(), 9);
 }
 
 #[test]

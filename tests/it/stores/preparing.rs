@@ -5,9 +5,14 @@ use std::thread;
 use super::database::{DURABILITY_OF_MYSQL, Kind, TestStore, on_every_server, on_every_store, server_url};
 use crate::util::http::event;
 use crate::util::receiver::{Receiver, Reply};
-use crate::util::{refusal_of, wait_until};
+use crate::util::{refusal_of, wait_until, write_secret};
 
-on_every_store!(preparing_again_changes_nothing, preparing_at_once_prepares_once, a_newer_schema_is_refused,);
+on_every_store!(
+    preparing_again_changes_nothing,
+    preparing_at_once_prepares_once,
+    a_newer_schema_is_refused,
+    a_schema_that_is_one_step_newer_is_worked_with,
+);
 
 mod servers {
     super::on_every_server!(
@@ -29,20 +34,20 @@ mod servers {
     };
 }
 
-/// What a login `eventctl` needs for `consume`, and a login `viewer` for `tail`: in the words of PostgreSQL and
-/// of MySQL alike, as the README has them.
+/// The privileges of a role `eventctl` for `consume` and of a role `viewer` for `tail`, in the words of PostgreSQL and
+/// of MySQL alike, as the manual page of `init-db` has them.
 fn grants() -> String {
     block_of_grants(1)
 }
 
-/// What the login `eventctl` needs for retention, besides.
+/// The additional privileges of the role `eventctl` for retention.
 fn grants_for_retention() -> String {
     block_of_grants(2)
 }
 
 fn block_of_grants(number: usize) -> String {
-    let readme = include_str!("../../../README.md");
-    let block = readme.split("```sql\n").nth(number).unwrap().split("```").next().unwrap();
+    let page = include_str!("../../../src/cli/manual/init-db.md");
+    let block = page.split("```sql\n").nth(number).unwrap().split("```").next().unwrap();
     block.lines().map(str::trim).collect::<Vec<_>>().join("\n")
 }
 
@@ -84,6 +89,71 @@ fn a_newer_schema_is_refused(store: &TestStore) {
         assert_eq!(error, expected, "{subcommand}");
         assert!(hint.starts_with("use the eventctl that "), "{hint}");
     }
+}
+
+/// As in the middle of a rolling upgrade: a step adds columns and tables.
+fn a_schema_that_is_one_step_newer_is_worked_with(store: &TestStore) {
+    store.prepare();
+    let receiver = Receiver::start(|_, _| Reply::status(200, ""));
+    let url = receiver.url("/alerts");
+    let alerts = ["--alert", &url, "--alert-on", "alert", "--alert-allow-private"];
+    write_secret(store.path(), "password", "s3cret");
+    let access = ["--username", "operator", "--password-file", "password", "--keep-events", "5"];
+    let arguments = [&alerts[..], &access].concat();
+    // One that runs already, and one that starts afterwards.
+    let running = store.consume(&arguments);
+    let tables = [
+        "events",
+        "idempotency_keys",
+        "signing_key",
+        "refresh_tokens",
+        "deliveries",
+        "retention",
+        "deleted_events",
+        "alert_channels",
+    ];
+    for table in tables {
+        store.execute(&format!("ALTER TABLE {table} ADD COLUMN added INTEGER NOT NULL DEFAULT 0"));
+    }
+    store.execute("CREATE TABLE another (id INTEGER PRIMARY KEY)");
+    store.execute(match store.kind {
+        Kind::Sqlite => "PRAGMA user_version = 5",
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => "UPDATE eventctl_schema SET version = 4",
+        #[cfg(feature = "mysql")]
+        Kind::MySql => "INSERT INTO eventctl_schema VALUES (4)",
+    });
+    let restarted = store.consume(&arguments);
+    for (round, server) in [running, restarted].into_iter().enumerate() {
+        let mut connection = server.connect();
+        let granted = connection.post_form("grant_type=password&username=operator&password=s3cret");
+        let tokens = granted.json();
+        let token = tokens["access_token"].as_str().unwrap();
+        let refresh =
+            format!("grant_type=refresh_token&refresh_token={}", tokens["refresh_token"].as_str().unwrap());
+        assert_eq!(connection.post_form(&refresh).status, 200);
+        let authorization = format!("Bearer {token}");
+        let key = format!("key {round}");
+        let many: Vec<String> = (0..100).map(|number| event("a", &number.to_string())).collect();
+        for (body, key) in [(event("alert", "one"), "alone"), (format!("[{}]", many.join(",")), &key)] {
+            let key = format!("{key} {round}");
+            let headers = [
+                ("Authorization", authorization.as_str()),
+                ("Content-Type", "application/json"),
+                ("Idempotency-Key", &key),
+            ];
+            for _ in 0..2 {
+                let response = connection.request("POST", "/event", &headers, body.as_bytes());
+                assert_eq!(response.status, 201, "{response:?}");
+            }
+        }
+        wait_until(|| (receiver.arrivals().len() == round + 1).then_some(()));
+        // Retention deletes at the start, and some seconds later.
+        wait_until(|| (store.stored().len() == 5).then_some(()));
+    }
+    assert_eq!(store.tail(&["-n", "all", "-o", "json"]).lines().count(), 5);
+    let mut again = store.command("init-db");
+    assert!(again.status().unwrap().success());
 }
 
 fn an_unprepared_database_is_refused(store: &TestStore) {
@@ -233,7 +303,7 @@ fn consume_and_tail_need_these_rights_and_no_others(store: &TestStore) {
         command.env("PGPASSWORD", "s3cret").env("MYSQL_PWD", "s3cret");
         command
     };
-    crate::util::write_secret(store.path(), "password", crate::consume::tokens::PASSWORD);
+    write_secret(store.path(), "password", crate::consume::tokens::PASSWORD);
     let mut consume = with_password("consume", &receiver);
     let arguments = ["--username", crate::consume::tokens::USERNAME, "--password-file", "password"];
     let hook = Receiver::start(|_, _| Reply::status(200, ""));
@@ -359,6 +429,23 @@ fn a_login_that_may_not_store_cannot_receive(store: &TestStore) {
         store.execute(&format!("GRANT {right} ON {table} TO {}", viewer.name));
     }
     store.start(&mut command()).store("a", "b");
+}
+
+/// Citus itself cannot be installed everywhere; this is the table in which it says what it has distributed.
+#[cfg(feature = "postgres")]
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn a_distributed_table_is_refused_unless_allowed() {
+    let store = &TestStore::new(Kind::Postgres);
+    store.prepare();
+    store.execute("CREATE TABLE pg_dist_partition (logicalrelid regclass)");
+    store.consume(&[]).store("a", "b");
+    store.execute("INSERT INTO pg_dist_partition VALUES ('events')");
+    let (error, hint) = store.refusal("consume", &store.url);
+    assert!(error.contains("Citus spreads the events over servers"), "{error}");
+    assert!(hint.ends_with("--allow-unordered-ids"), "{hint}");
+    store.consume(&["--allow-unordered-ids"]).store("a", "b");
+    assert_eq!(store.tail(&["-o", "json"]).lines().count(), 2);
 }
 
 fn weak_durability_is_refused_unless_allowed(store: &TestStore) {

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use eventctl::core::query::Query;
-use eventctl::store::backend::{Reader, StoreError};
-use eventctl::store::{Store, StoreLimits, StoreOptions, Writer};
+use eventctl::testing::Query;
+use eventctl::testing::{ReadError, StoreReader};
+use eventctl::testing::{Store, StoreLimits, StoreOptions, Writer};
 use tempfile::{TempDir, tempdir};
 use tokio::sync::oneshot;
 
@@ -40,7 +40,7 @@ fn open(directory: &TempDir, read_time: Option<Duration>) -> (Store, Writer) {
 }
 
 /// Looks for a type that there is not, which is to look at all events.
-fn search(reader: &mut dyn Reader) -> Result<(), StoreError> {
+fn search(reader: &mut dyn StoreReader) -> Result<(), ReadError> {
     let event_type = Some("*missing*".parse().unwrap());
     let page = reader.page(&Query { event_type, limit: 1, ..Query::default() })?;
     assert!(page.events.is_empty());

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventctl::core::event::Event;
-use eventctl::core::timestamp::Timestamp;
-use eventctl::core::wall_clock::{Reading, WallClock};
-use eventctl::store::backend::{
-    Append, Backend, Deleted, IdempotencyKey, NewDelivery, Outcome, Recount, RetentionLimits, StoreError,
+use eventctl::testing::Event;
+use eventctl::testing::Timestamp;
+use eventctl::testing::{
+    Append, Backend, Deleted, IdempotencyKey, NewDelivery, Outcome, Recount, RetentionLimits, WriteError,
+    delete_expired, last_known_time,
 };
-use eventctl::store::{Store, StoreLimits, StoreOptions, Writer};
+use eventctl::testing::{Reading, WallClock};
+use eventctl::testing::{Store, StoreLimits, StoreOptions, Writer};
 
 use super::database::{Kind, TestStore, answer_of, on_every_store};
+use super::replication::numbers;
 use crate::util::http::{Response, event};
 use crate::util::{Consume, random, wait_until};
 
@@ -23,10 +25,14 @@ on_every_store!(
     a_key_stays_as_long_as_any_event_of_its_request,
     a_request_whose_key_is_being_deleted_is_stored_or_known,
     keys_outlive_their_events_for_as_long_as_they_are_kept,
+    an_event_that_is_as_old_as_events_are_kept_stays,
+    a_key_whose_events_were_deleted_one_after_another_is_kept_from_the_last_deletion,
     an_event_from_the_future_stops_nothing,
+    a_step_full_of_events_from_the_future_stops_nothing,
     a_key_of_an_event_from_the_future_is_kept_no_longer_than_others,
     more_events_than_a_step_counts_are_kept_by_number,
     what_was_deleted_is_not_counted_among_the_bytes_that_are_kept,
+    the_last_known_time_is_renewed_every_ten_minutes_while_the_clock_is_believed,
     the_log_says_what_is_kept_and_what_was_deleted,
 );
 
@@ -55,7 +61,7 @@ impl Open {
 
     pub fn write<T: Send + 'static>(
         &self,
-        write: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
+        write: impl FnOnce(&mut dyn Backend) -> Result<T, WriteError> + Send + 'static,
     ) -> T {
         self.runtime.block_on(self.store.write(write)).unwrap()
     }
@@ -66,7 +72,7 @@ impl Open {
         let mut limits = limits;
         loop {
             let passed = sum.passed;
-            let step = self.write(move |backend| backend.delete_expired(&limits, passed));
+            let step = self.write(move |backend| delete_expired(backend, &limits, passed));
             sum = Deleted {
                 by_age: sum.by_age + step.by_age,
                 by_count: sum.by_count + step.by_count,
@@ -83,6 +89,16 @@ impl Open {
 
     pub fn close(self) {
         self.runtime.block_on(self.writer.close());
+    }
+}
+
+/// An alert of the event at this place of its request.
+fn delivery(position: usize) -> NewDelivery {
+    NewDelivery {
+        position,
+        channel: Arc::from("channel"),
+        digest: "0".repeat(64),
+        repeat_after: Duration::ZERO,
     }
 }
 
@@ -160,15 +176,8 @@ impl Trial<'_> {
                 Event::parse(event("type", &payload).as_bytes()).unwrap()
             })
             .collect();
-        let deliveries: Vec<NewDelivery> = (0..events.len())
-            .filter(|_| self.random.u8(..8) == 0)
-            .map(|position| NewDelivery {
-                position,
-                channel: Arc::from("channel"),
-                digest: "0".repeat(64),
-                repeat_after: Duration::ZERO,
-            })
-            .collect();
+        let deliveries: Vec<NewDelivery> =
+            (0..events.len()).filter(|_| self.random.u8(..8) == 0).map(delivery).collect();
         let sizes: Vec<i64> = events
             .iter()
             .map(|event| (event.event_type().len() + event.event_payload().len()) as i64)
@@ -266,7 +275,7 @@ impl Trial<'_> {
         let mut some = |limit: i64| (self.random.u8(..2) == 0).then(|| self.random.i64(0..limit));
         let limits = RetentionLimits {
             now,
-            is_clock_believed: self.clock.is_believed(),
+            is_clock_believed: self.clock.is_trusted(),
             received_before: some(30 * DAY).map(|keep| Timestamp::from_microseconds(self.wall - keep)),
             events: some(60),
             bytes: some(4000),
@@ -278,6 +287,9 @@ impl Trial<'_> {
         assert_eq!([deleted.by_age, deleted.by_count, deleted.by_bytes], counts, "{limits:?}");
         let ids: Vec<i64> = self.store.stored().into_iter().map(|(id, _, _)| id).collect();
         assert_eq!(ids, self.model.events.keys().copied().collect::<Vec<_>>(), "{limits:?}");
+        let orphans = "SELECT event_id FROM deliveries WHERE NOT EXISTS \
+            (SELECT 1 FROM events WHERE events.id = deliveries.event_id)";
+        assert_eq!(numbers(self.store, orphans), [0; 0], "{limits:?}");
         self.check_keys(&limits, deleted.keys);
     }
 
@@ -518,10 +530,76 @@ fn no_limits() -> RetentionLimits {
 
 /// Stores events of ten bytes each.
 fn append(open: &Open, count: usize, key: Option<&str>, received_at: Timestamp) {
+    append_with(open, count, key, received_at, Vec::new());
+}
+
+fn append_with(
+    open: &Open,
+    count: usize,
+    key: Option<&str>,
+    received_at: Timestamp,
+    deliveries: Vec<NewDelivery>,
+) {
     let parse = || Event::parse(event("a", "123456789").as_bytes()).unwrap();
     let key = key.map(|key| IdempotencyKey { key: key.to_owned(), body_digest: [1; 32] });
-    let append = Append { events: (0..count).map(|_| parse()).collect(), key, deliveries: Vec::new() };
+    let append = Append { events: (0..count).map(|_| parse()).collect(), key, deliveries };
     open.write(move |backend| backend.append(&[&append], received_at));
+}
+
+fn an_event_that_is_as_old_as_events_are_kept_stays(store: &TestStore) {
+    store.prepare();
+    let open = Open::new(store);
+    append(&open, 1, None, now());
+    let by_age = |received_before| {
+        open.sweep(RetentionLimits { received_before: Some(received_before), ..no_limits() }).by_age
+    };
+    assert_eq!(by_age(now()), 0);
+    assert_eq!(by_age(now().after(Duration::from_micros(1))), 1);
+    open.close();
+}
+
+/// Events from the future are as old as their deletion, and so a request may have some that are of age and some that are
+/// not.
+fn a_key_whose_events_were_deleted_one_after_another_is_kept_from_the_last_deletion(store: &TestStore) {
+    store.prepare();
+    let open = Open::new(store);
+    let sweep = |minutes: u64, events: i64, keys_before: u64| {
+        let after = |minutes: u64| now().after(Duration::from_secs(60 * minutes));
+        let deleted = open.sweep(RetentionLimits {
+            now: after(minutes),
+            events: Some(events),
+            keys_before: Some(after(keys_before)),
+            ..no_limits()
+        });
+        (deleted.by_count, deleted.keys)
+    };
+    // The first of three last: it has an alert that is not sent.
+    append_with(&open, 3, Some("first last"), now().after(1000 * HOUR), vec![delivery(0)]);
+    assert_eq!(sweep(0, 0, 0), (2, 0));
+    store.execute("UPDATE deliveries SET state = 'sent', due_at = NULL");
+    assert_eq!(sweep(10, 0, 0), (1, 0));
+    assert_eq!(sweep(11, 0, 5), (0, 0));
+    assert_eq!(store.keys(), ["first last"]);
+    assert_eq!(sweep(12, 0, 11), (0, 1));
+    // The others last, together with what came after them.
+    append(&open, 3, Some("others last"), now().after(1000 * HOUR));
+    assert_eq!(sweep(20, 2, 0), (1, 0));
+    append(&open, 2, None, now().after(1000 * HOUR));
+    assert_eq!(sweep(30, 0, 0), (4, 0));
+    assert_eq!(sweep(31, 0, 25), (0, 0));
+    assert_eq!(store.keys(), ["others last"]);
+    assert_eq!(sweep(32, 0, 31), (0, 1));
+    open.close();
+}
+
+fn a_step_full_of_events_from_the_future_stops_nothing(store: &TestStore) {
+    store.prepare();
+    let open = Open::new(store);
+    append(&open, 1000, None, now().after(HOUR));
+    append(&open, 1, None, now().before(HOUR));
+    let by_age = open.sweep(RetentionLimits { received_before: Some(now()), ..no_limits() }).by_age;
+    assert_eq!((by_age, store.stored().len()), (1, 1000));
+    open.close();
 }
 
 fn a_key_of_an_event_from_the_future_is_kept_no_longer_than_others(store: &TestStore) {
@@ -564,6 +642,28 @@ fn what_was_deleted_is_not_counted_among_the_bytes_that_are_kept(store: &TestSto
     assert_eq!(open.sweep(RetentionLimits { recount: Recount::IfSmall, ..limits }).by_bytes, 0);
     append(&open, 1, None, now());
     assert_eq!(open.sweep(RetentionLimits { recount: Recount::Never, ..limits }).by_bytes, 1);
+    open.close();
+}
+
+fn the_last_known_time_is_renewed_every_ten_minutes_while_the_clock_is_believed(store: &TestStore) {
+    store.prepare();
+    let open = Open::new(store);
+    let sweep_after = |seconds, is_clock_believed| {
+        let later = now().after(Duration::from_secs(seconds));
+        open.sweep(RetentionLimits { now: later, is_clock_believed, ..no_limits() });
+        let last_known = open.write(last_known_time);
+        last_known.map(|time| now().microseconds_until(time) / 1_000_000)
+    };
+    assert_eq!(sweep_after(0, false), None);
+    // An event has to do until the clock is believed, and no longer.
+    append(&open, 1, None, now().before(HOUR));
+    assert_eq!(sweep_after(0, false), Some(-3600));
+    assert_eq!(sweep_after(0, true), Some(0));
+    assert_eq!(sweep_after(599, true), Some(0));
+    assert_eq!(sweep_after(600, false), Some(0));
+    assert_eq!(sweep_after(600, true), Some(600));
+    append(&open, 1, None, now().after(HOUR));
+    assert_eq!(sweep_after(1199, true), Some(600));
     open.close();
 }
 

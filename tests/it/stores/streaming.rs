@@ -3,11 +3,14 @@
 use std::thread;
 
 use super::database::{TestStore, on_every_server, on_every_store, store_all};
-use crate::util::Consume;
 use crate::util::http::event;
 use crate::util::sse::EventStream;
+use crate::util::{Consume, wait_until};
 
-on_every_store!(a_stream_has_history_and_news_of_its_types);
+on_every_store!(
+    a_stream_has_history_and_news_of_its_types,
+    a_stream_of_a_store_with_other_events_under_the_same_ids_says_so_and_has_them,
+);
 
 mod shared {
     super::on_every_server!(streams_of_two_processes_have_every_event_of_both_once);
@@ -37,6 +40,38 @@ fn a_stream_has_history_and_news_of_its_types(store: &TestStore) {
     assert_eq!(streams[2].payloads(500), selected(|number| number % 3 == 1));
     server.store("nothing else", "last");
     assert_eq!(streams[3].payloads(1), ["last"]);
+}
+
+/// As after a failover that lost events: the primary gives their ids again.
+fn a_stream_of_a_store_with_other_events_under_the_same_ids_says_so_and_has_them(store: &TestStore) {
+    let mut server = store.prepare_and_consume();
+    let (mut all, mut filtered) = (stream(&server, ""), stream(&server, "?type=*"));
+    for (number, payload) in ["one", "two", "three", "four"].iter().enumerate() {
+        server.store("a", payload);
+        // Each in a poll of its own.
+        assert_eq!(
+            (all.payloads(1), filtered.payloads(1)),
+            (vec![payload.to_string()], vec![payload.to_string()])
+        );
+        assert_eq!(all.last_event_id, (number + 1).to_string());
+    }
+    store.execute("UPDATE events SET received_at = 7, event_payload = 'other four' WHERE id = 4");
+    server.process.wait_for_stderr("the store was replaced: event streams continue after event 3");
+    for stream in [&mut all, &mut filtered] {
+        let told =
+            wait_until(|| Some(stream.block()).filter(|block| block.comments == 1 && block.id.is_some()));
+        assert_eq!((told.id.as_deref(), told.data), (Some("3"), None));
+        assert_eq!(stream.payloads(1), ["other four"]);
+    }
+    // And where there is more than the same ids.
+    store.execute(
+        "BEGIN;\nUPDATE events SET received_at = 8, event_payload = 'another' WHERE id > 2;\n\
+            INSERT INTO events VALUES (5, 9, 'a', 'five');\nCOMMIT",
+    );
+    server.process.wait_for_stderr("continue after event 2");
+    for stream in [&mut all, &mut filtered] {
+        assert_eq!(stream.payloads(3), ["another", "another", "five"]);
+    }
 }
 
 fn streams_of_two_processes_have_every_event_of_both_once(store: &TestStore) {

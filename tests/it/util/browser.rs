@@ -44,7 +44,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one, with a profile that nobody has used. `EVENTCTL_TEST_CHROMEDRIVER` is its driver.
+    /// Starts one, with a profile that nobody has used. `TEST_CHROMEDRIVER` is its driver.
     pub fn start() -> Browser {
         Browser::start_with(&[])
     }
@@ -187,8 +187,8 @@ impl Browser {
 
 /// Starts the driver; none where the port that it chose for IPv4 is taken for IPv6.
 fn start_driver() -> Option<(Process, BufReader<ChildStdout>, u16)> {
-    let driver = std::env::var_os("EVENTCTL_TEST_CHROMEDRIVER")
-        .expect("EVENTCTL_TEST_CHROMEDRIVER is missing: see .ci/servers");
+    let driver =
+        std::env::var_os("TEST_CHROMEDRIVER").expect("TEST_CHROMEDRIVER is missing: see .ci/servers");
     let mut driver = Process::start(Command::new(driver).arg("--port=0").stdout(Stdio::piped()));
     let mut stdout = BufReader::new(driver.child().stdout.take().unwrap());
     loop {

@@ -12,11 +12,12 @@ pub mod sse;
 pub mod tls;
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -94,7 +95,7 @@ impl Process {
         found
     }
 
-    fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
@@ -194,6 +195,11 @@ pub fn word_after<'a>(line: &'a str, text: &str) -> &'a str {
     after.split([' ', '"']).next().unwrap()
 }
 
+/// A port that nothing listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// Waits until there is a value, looking often; fails the test after [`PATIENCE`].
 pub fn wait_until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
@@ -258,10 +264,19 @@ pub fn refusal_of(command: &mut Command, code: i32) -> (String, String) {
     (label(error, "error: "), label(hint, "hint: "))
 }
 
-/// Random numbers whose seed is printed; `EVENTCTL_TEST_SEED` repeats a run.
+/// Ends what waits for it, also where the test has failed.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Random numbers whose seed is printed; `TEST_SEED` repeats a run.
 pub fn random() -> fastrand::Rng {
-    let given = std::env::var("EVENTCTL_TEST_SEED").ok();
+    let given = std::env::var("TEST_SEED").ok();
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
-    println!("EVENTCTL_TEST_SEED={seed}");
+    println!("TEST_SEED={seed}");
     fastrand::Rng::with_seed(seed)
 }

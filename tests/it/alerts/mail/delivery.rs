@@ -1,4 +1,4 @@
-//! Mail that arrives: by which way, as whom, and with what in it.
+//! Mail that is delivered: how, from whom, and with which content.
 
 use std::process::Command;
 
@@ -91,8 +91,8 @@ fn encryption_may_start_with_the_connection() {
 
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
-fn nothing_is_sent_in_the_clear_where_starttls_is_asked_for() {
-    // The server would take the password in the clear.
+fn nothing_is_sent_unencrypted_where_starttls_is_required() {
+    // The server would accept the password unencrypted.
     let room = MailRoom::open_with(Encryption::None);
     let consume = room.consume(&["--alert", "mailto:ops@example.com", "--smtp-tls", "starttls"]);
     let response = post_alert(&mut consume.connect(), "down");
@@ -106,7 +106,7 @@ fn nothing_is_sent_in_the_clear_where_starttls_is_asked_for() {
 
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
-fn nothing_is_sent_in_the_clear_to_what_is_not_known_to_be_this_machine() {
+fn nothing_is_sent_unencrypted_beyond_loopback() {
     let room = MailRoom::open_with(Encryption::None);
     let mut command = eventctl(room.path());
     command.args(["consume", "--port", "0", "--alert", "mailto:ops@example.com"]);
@@ -122,12 +122,12 @@ fn nothing_is_sent_in_the_clear_to_what_is_not_known_to_be_this_machine() {
 
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
-fn a_certificate_that_nobody_vouches_for_gets_no_password() {
+fn a_server_with_an_untrusted_certificate_gets_no_password() {
     let authority = Authority::new("mail");
     let wrong = [
-        ("of an unknown authority: name it with --alert-cacert", Identity::self_signed("127.0.0.1")),
+        ("signed by an unknown CA: name it with --alert-cacert", Identity::self_signed("127.0.0.1")),
         ("for another name", authority.issue("mail.example.com")),
-        ("one of an authority (CA:TRUE), not of a server", authority.own_identity()),
+        ("is a CA certificate (CA:TRUE), not a server's", authority.own_identity()),
     ];
     for (reason, identity) in wrong {
         for encryption in [Encryption::StartTls, Encryption::Implicit] {
@@ -149,20 +149,32 @@ fn a_certificate_that_nobody_vouches_for_gets_no_password() {
 
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
-fn authorities_of_the_web_do_not_vouch_for_ours() {
+fn a_private_ca_is_not_trusted_by_default() {
     let room = MailRoom::open();
     let mut command = eventctl(room.path());
     command.args(["consume", "--port", "0", "--alert", "mailto:ops@example.com", "--smtp-tls", "starttls"]);
     let consume = Consume::start_command(room.login(&mut command).env_remove("EVENTCTL_ALERT_CACERT"));
     post_alert(&mut consume.connect(), "down");
     let delivery = room.wait_for("mailto:ops@example.com", has_failed);
-    assert!(error_of(&delivery).contains("unknown authority"), "{delivery:?}");
+    assert!(error_of(&delivery).contains("unknown CA"), "{delivery:?}");
     assert_eq!(room.server.logins(), []);
 }
 
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
-fn a_server_on_this_machine_may_vouch_for_itself() {
+fn the_trust_store_of_the_system_counts_for_mail() {
+    let room = MailRoom::open();
+    let mut command = eventctl(room.path());
+    command.args(["consume", "--port", "0", "--alert", "mailto:ops@example.com", "--smtp-tls", "starttls"]);
+    let command = room.login(&mut command).env_remove("EVENTCTL_ALERT_CACERT");
+    let consume = Consume::start_command(command.env("SSL_CERT_FILE", room.path().join("authority.pem")));
+    assert_eq!(post_alert(&mut consume.connect(), "down").status, 200);
+    assert_eq!(room.server.mails().len(), 1);
+}
+
+#[test]
+#[ignore = "needs the servers of .ci/servers"]
+fn a_server_on_this_machine_may_have_a_self_signed_certificate() {
     let room = MailRoom::open();
     let mut command = eventctl(room.path());
     command.args(["consume", "--port", "0", "--alert", "mailto:ops@example.com"]);

@@ -39,7 +39,7 @@ fn a_server_that_is_down_is_tried_again() {
     assert_eq!(post_alert(&mut consume.connect(), "down").status, 202);
     wait_until(|| (!receiver.arrivals().is_empty()).then_some(()));
     assert!(started.elapsed() < SOON);
-    let line = consume.process.wait_for_stderr("alerts do not reach mailto:ops@example.com");
+    let line = consume.process.wait_for_stderr("cannot deliver alerts to mailto:ops@example.com");
     assert!(line.contains("Connection refused"), "{line}");
 
     let server = MailServer::start_open(directory.path(), address);
@@ -118,7 +118,7 @@ fn a_greeting_that_does_not_come_is_given_up_in_time() {
 
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
-fn a_mailbox_that_is_refused_keeps_no_mail_from_another() {
+fn a_refused_mailbox_does_not_affect_another() {
     let room = MailRoom::open();
     let mut consume = room.consume(&["--alert", "mailto:reject-550@example.com,ops@example.com"]);
     post_and_reach(&room, &mut consume.connect(), "ops@example.com");
@@ -133,12 +133,12 @@ fn a_mailbox_that_is_refused_keeps_no_mail_from_another() {
 
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
-fn a_mailbox_that_is_busy_is_tried_until_it_relents() {
+fn a_busy_mailbox_is_retried() {
     let room = MailRoom::open();
     let mut consume = room.consume(&["--alert", "mailto:relent-451-2@example.com,ops@example.com"]);
     post_and_reach(&room, &mut consume.connect(), "ops@example.com");
-    let line = consume.process.wait_for_stderr("alerts do not reach mailto:relent-451-2@example.com");
-    assert!(line.contains("tried again") && line.contains("come back later"), "{line}");
+    let line = consume.process.wait_for_stderr("cannot deliver alerts to mailto:relent-451-2@example.com");
+    assert!(line.contains("retrying") && line.contains("come back later"), "{line}");
     let sent = room.wait_for("mailto:relent-451-2@example.com", is_sent);
     assert_eq!((sent.attempts, &sent.last_error), (3, &None));
     assert_eq!(room.server.mails().iter().filter(|mail| mail.is_for("relent-451-2@example.com")).count(), 1);
@@ -183,7 +183,7 @@ fn a_login_that_is_refused_is_tried_again_and_the_password_is_not_shown() {
     let delivery =
         room.wait_for("mailto:ops@example.com", |delivery| has_failed(delivery) && delivery.attempts > 1);
     assert!(error_of(&delivery).contains("cannot log in with"), "{delivery:?}");
-    consume.process.wait_for_stderr("alerts do not reach mailto:ops@example.com");
+    consume.process.wait_for_stderr("cannot deliver alerts to mailto:ops@example.com");
     let shown = format!("{delivery:?}{}", consume.process.stderr());
     assert!(!shown.contains(PASSWORD), "{shown}");
     // `correct-h0rse`, at whatever place of a group of four it starts.
@@ -196,7 +196,7 @@ fn a_login_that_is_refused_is_tried_again_and_the_password_is_not_shown() {
 
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
-fn a_server_that_turns_everybody_away_says_nothing_of_the_mail() {
+fn a_refused_connection_is_a_transient_failure() {
     for reply in ["421 4.3.2 closing down", "554 5.3.2 no service here"] {
         let room = MailRoom::open();
         room.server.refuse("greeting", reply);
@@ -222,7 +222,7 @@ fn a_server_that_turns_everybody_away_says_nothing_of_the_mail() {
 
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
-fn what_is_tried_for_too_long_is_given_up_and_kept() {
+fn a_mail_that_is_retried_for_too_long_is_given_up_and_kept() {
     let room = MailRoom::open();
     let mut consume = room.consume(&[
         "--alert",

@@ -44,7 +44,7 @@ fn settings_that_no_mail_can_be_sent_with_are_refused_at_start() {
         ),
         (
             &[HOST, SENDER, RECEIVER, LOGIN, ("EVENTCTL_SMTP_TLS", "opportunistic")],
-            "the password for `mail.example.com` could go unencrypted, or to somebody else",
+            "with `--smtp-tls opportunistic` the password for `mail.example.com` could be sent unencrypted",
             "choose --smtp-tls starttls or implicit, or leave the password out",
         ),
         (
@@ -59,17 +59,17 @@ fn settings_that_no_mail_can_be_sent_with_are_refused_at_start() {
         ),
         (
             &[HOST, LOGIN, RECEIVER, ("SENDER_ADDR", "alerts")],
-            "cannot send mail from `alerts`: it is no address",
+            "cannot send mail from `alerts`: it is not an address",
             "set SENDER_ADDR, or give --sender-addr alerts@example.com",
         ),
         (
             &[HOST, LOGIN, RECEIVER, ("SMTP_USER", "apikey")],
-            "cannot send mail from `apikey`: it is no address",
+            "cannot send mail from `apikey`: it is not an address",
             "set SENDER_ADDR, or give --sender-addr alerts@example.com",
         ),
         (
             &[HOST, LOGIN, RECEIVER, ("SENDER_ADDR", "a@example.com\r\nBcc: b@example.com")],
-            r"cannot send mail from `a@example.com\r\nBcc: b@example.com`: it is no address",
+            r"cannot send mail from `a@example.com\r\nBcc: b@example.com`: it is not an address",
             "set SENDER_ADDR, or give --sender-addr alerts@example.com",
         ),
     ];
@@ -82,7 +82,7 @@ fn settings_that_no_mail_can_be_sent_with_are_refused_at_start() {
 }
 
 #[test]
-fn what_is_no_address_is_refused() {
+fn an_invalid_address_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     for wrong in ["ops", "ops@", "@example.com", "ops@example.com,b", "a b@example.com", "<ops@example.com>"]
     {
@@ -151,7 +151,7 @@ fn settings_of_mail_that_nobody_receives_are_warned_of_and_stop_nothing() {
 }
 
 #[test]
-fn what_is_no_name_for_hello_is_refused() {
+fn an_invalid_helo_name_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     for wrong in ["a b", "[::1]", "mail..example", "a\r\nQUIT"] {
         for mut command in commands(directory.path(), &[HOST, LOGIN, SENDER, RECEIVER]) {
@@ -162,7 +162,7 @@ fn what_is_no_name_for_hello_is_refused() {
 }
 
 #[test]
-fn an_empty_host_and_receiver_are_as_good_as_none() {
+fn an_empty_host_and_receiver_count_as_unset() {
     let directory = tempfile::tempdir().unwrap();
     let empty = [("SMTP_HOST", ""), ("SMTP_USER", ""), ("SENDER_ADDR", ""), ("HEALTH_ALERT_RECEIVER", "")];
     let [mut consume, _] = commands(directory.path(), &empty);

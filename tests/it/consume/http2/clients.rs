@@ -86,7 +86,8 @@ fn open_connections(secured: &Secured) -> f64 {
     line.unwrap().parse().unwrap()
 }
 
-/// HAProxy in front of the server: HTTP/1.1 on its own port, one HTTP/2 connection behind it for all clients.
+/// HAProxy in front of the server: HTTP/1.1 on its own port, one HTTP/2 connection behind it for all clients. Other
+/// threads would have connections of their own, which HAProxy 2.6 begins without a preface where the first client has gone.
 struct HaProxy {
     _process: Process,
     address: SocketAddr,
@@ -96,7 +97,7 @@ impl HaProxy {
     fn start(directory: &Path, server: SocketAddr) -> HaProxy {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = format!(
-            "global\n  maxconn 200\n\
+            "global\n  maxconn 200\n  nbthread 1\n\
             defaults\n  mode http\n  timeout connect 10s\n  timeout client 60s\n  timeout server 60s\n  \
             retries 0\n  http-reuse always\n\
             frontend f\n  bind {address}\n  default_backend b\n\

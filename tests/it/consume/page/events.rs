@@ -30,6 +30,34 @@ fn events_appear_as_they_arrive() {
     assert_eq!(browser.complaints(), [""; 0]);
 }
 
+/// As after a failover that lost events, or with a backup that was restored.
+#[test]
+#[ignore = "needs the browser of .ci/servers"]
+fn events_that_others_have_replaced_are_replaced_on_the_page_which_says_so() {
+    let (directory, mut server) = start(&[]);
+    let browser = open(&server);
+    for (number, payload) in ["one", "two", "three"].iter().enumerate() {
+        server.store("a", payload);
+        browser.wait_for("document.querySelectorAll('#list li').length", number + 1);
+    }
+    let replace = |first: i64, received_at: i64| {
+        let connection = rusqlite::Connection::open(directory.path().join("events.db")).unwrap();
+        let update = "UPDATE events SET received_at = ?, event_payload = 'another' WHERE id >= ?";
+        connection.execute(update, (received_at, first)).unwrap();
+    };
+    replace(3, 7);
+    browser.wait_for(ROWS, texts(&["3 a another", "2 a two", "1 a one"]));
+    let said = "document.querySelector('#replaced').textContent.replace(/ at .*:/, ':')";
+    browser.wait_for(said, "The store was replaced: its events after 2 differ from those before.");
+    // And while the page has no stream.
+    let port = server.address.port().to_string();
+    server.process.kill();
+    replace(1, 8);
+    let mut again = eventctl(directory.path());
+    let _again = Consume::start_command(again.args(["consume", "--port", &port]));
+    browser.wait_for(ROWS, texts(&["3 a another", "2 a another", "1 a another"]));
+}
+
 #[test]
 #[ignore = "needs the browser of .ci/servers"]
 fn events_appear_over_http_2_as_well() {

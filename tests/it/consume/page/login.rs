@@ -137,7 +137,7 @@ fn where_there_is_one_token_it_is_asked_for() {
     browser.wait_for("document.querySelector('#username').checkVisibility()", false);
     for (token, problem) in [
         ("wrong-but-well-formed", "the token is not valid, or no longer"),
-        ("no token ä", "a token has letters, digits and signs, and no spaces"),
+        ("no token ä", "a token consists of letters, digits and punctuation, without spaces"),
     ] {
         browser.press(token.chars().chain([ENTER]));
         browser.wait_for(PROBLEM, problem);

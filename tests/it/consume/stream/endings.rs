@@ -128,7 +128,7 @@ fn a_stream_waits_for_a_store_that_fails_and_goes_on() {
     assert_eq!(stream.payloads(1), ["1"]);
     let store = open_store(directory.path());
     store.execute_batch("ALTER TABLE events RENAME TO elsewhere").unwrap();
-    server.process.wait_for_stderr("streams wait for the store");
+    server.process.wait_for_stderr("event streams are paused");
     let heartbeats = stream.heartbeats + 3;
     while stream.heartbeats < heartbeats {
         assert_eq!(stream.block().data, None);

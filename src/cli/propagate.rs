@@ -1,0 +1,167 @@
+//! The options of `propagate`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::log::LogOptions;
+use super::login::{ClientTlsOptions, LoginOptions};
+use super::values::parse_count;
+use crate::auth::login::LoginSettings;
+use crate::client::Endpoint;
+use crate::core::duration::{parse_duration, parse_positive_duration};
+use crate::propagate::{Header, Order, ReportFormat, Settings};
+
+#[derive(Debug, Args)]
+pub struct PropagateOptions {
+    /// Time from one send to the next: `5s`, `250ms`, or a number of seconds
+    #[arg(
+        long,
+        env = "PERIOD_IN_SECONDS",
+        default_value = "5s",
+        value_name = "DURATION",
+        value_parser = parse_positive_duration,
+        allow_negative_numbers = true
+    )]
+    period: Duration,
+
+    /// Where to send events: an http or https URL
+    #[arg(
+        long,
+        env = "HTTP_POST_ENDPOINT",
+        default_value = "http://127.0.0.1:8000/event",
+        value_name = "URL"
+    )]
+    endpoint: Endpoint,
+
+    /// Events to send: a JSON array of objects or NDJSON; `-` sends each event of
+    /// standard input once, in order
+    #[arg(long, env = "PAYLOAD_FILE_PATH", default_value = "events.json")]
+    file: PathBuf,
+
+    /// Wait until this URL answers 2xx before the first send
+    #[arg(long, env = "HEALTH_CHECK_ENDPOINT", value_name = "URL")]
+    health: Option<Endpoint>,
+
+    /// Time to wait for --health
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = parse_duration)]
+    health_timeout: Duration,
+
+    /// Which event of the file comes next
+    #[arg(long, value_enum, default_value_t = Order::Random)]
+    order: Order,
+
+    /// Make the order of events repeatable
+    #[arg(long, value_name = "N", value_parser = parse_seed)]
+    seed: Option<u64>,
+
+    /// Stop after this many events
+    #[arg(long, value_name = "N", value_parser = parse_count_u64)]
+    count: Option<u64>,
+
+    /// Stop after this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration)]
+    duration: Option<Duration>,
+
+    /// Maximum number of events in flight; a send beyond it is missed
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = parse_count)]
+    max_in_flight: usize,
+
+    /// How late a send may be once the next one is due; beyond that it is missed
+    #[arg(long, default_value = "100ms", value_name = "DURATION", value_parser = parse_duration)]
+    max_lateness: Duration,
+
+    /// Time for a response to arrive
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_positive_duration)]
+    timeout: Duration,
+
+    /// How often to retry an event after a transient failure: a connection error, a
+    /// timeout, or status 408, 425, 429 or 5xx
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = parse_retries)]
+    retries: u32,
+
+    /// Additional request header, repeatable: `Name: value`
+    #[arg(long, value_name = "HEADER")]
+    header: Vec<Header>,
+
+    /// Append events that were rejected or undelivered to this file, as NDJSON
+    #[arg(long, value_name = "FILE")]
+    dead_letter: Option<PathBuf>,
+
+    /// Print the events in the order of sending, and send none
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Time to finish what is in flight after SIGTERM, SIGINT, SIGHUP or
+    /// --duration
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    drain_timeout: Duration,
+
+    /// Serve metrics at /metrics of this address, such as 127.0.0.1:9100
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<String>,
+
+    /// How to print responses and summary
+    #[arg(short, long, value_enum, default_value_t = ReportFormat::Text)]
+    output: ReportFormat,
+
+    /// Print only the summary, log only warnings and errors
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+
+    #[command(flatten)]
+    login: LoginOptions,
+
+    #[command(flatten)]
+    tls: ClientTlsOptions,
+
+    #[command(flatten)]
+    pub(super) log: LogOptions,
+}
+
+impl PropagateOptions {
+    /// # Errors
+    /// A secret cannot be used, or settings contradict each other.
+    pub(super) fn into_settings(self) -> anyhow::Result<Settings> {
+        // A dry run authenticates nowhere, and works without the secrets.
+        let login = if self.dry_run { LoginSettings::Anonymous } else { self.login.into_settings()? };
+        Ok(Settings {
+            period: self.period,
+            endpoint: self.endpoint,
+            file: self.file,
+            health: self.health,
+            health_timeout: self.health_timeout,
+            order: self.order,
+            seed: self.seed,
+            count: self.count,
+            duration: self.duration,
+            max_in_flight: self.max_in_flight,
+            max_lateness: self.max_lateness,
+            timeout: self.timeout,
+            retries: self.retries,
+            headers: self.header,
+            dead_letter: self.dead_letter,
+            dry_run: self.dry_run,
+            drain_timeout: self.drain_timeout,
+            metrics: self.metrics,
+            output: self.output,
+            quiet: self.quiet,
+            login,
+            tls: self.tls.into_settings()?,
+        })
+    }
+}
+
+fn parse_count_u64(text: &str) -> Result<u64, String> {
+    let count: Option<u64> = text.parse().ok();
+    count.filter(|count| *count > 0).ok_or_else(|| "expected a number of 1 or more".to_owned())
+}
+
+fn parse_seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a number from 0 to 18446744073709551615".to_owned())
+}
+
+fn parse_retries(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "expected a number of 0 or more".to_owned())
+}

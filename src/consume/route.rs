@@ -1,0 +1,182 @@
+//! The routes: what each path is called, which methods it has, and whether it needs authentication.
+
+use hyper::Method;
+use hyper::http::request::Parts;
+
+use crate::core::query::parse_position;
+
+const READS: &str = "GET, HEAD";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    Page,
+    Events,
+    /// With the id of the event.
+    Event(i64),
+    Stream,
+    HealthAlert,
+    Token,
+    Health,
+    Ready,
+    Metrics,
+    OpenApi,
+}
+
+impl Route {
+    const ALL: [Route; 10] = [
+        Route::Page,
+        Route::Events,
+        Route::Event(1),
+        Route::Stream,
+        Route::HealthAlert,
+        Route::Token,
+        Route::Health,
+        Route::Ready,
+        Route::Metrics,
+        Route::OpenApi,
+    ];
+
+    /// The route of a path, with or without a slash at its end.
+    pub fn of(path: &str) -> Option<Route> {
+        if path == Route::Page.path() {
+            return Some(Route::Page);
+        }
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let id = path.strip_prefix(Route::Events.path()).and_then(|rest| rest.strip_prefix('/'));
+        match id.and_then(parse_position) {
+            Some(id) => Some(Route::Event(id)),
+            None => Route::ALL
+                .into_iter()
+                .find(|route| route.path() == path && !matches!(route, Route::Page | Route::Event(_))),
+        }
+    }
+
+    /// The path as OpenAPI, the metrics and the log name it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Route::Page => "/",
+            Route::Events => "/event",
+            Route::Event(_) => "/event/{id}",
+            Route::Stream => "/event/stream",
+            Route::HealthAlert => "/api/v1/health-alert",
+            Route::Token => "/token",
+            Route::Health => "/health",
+            Route::Ready => "/ready",
+            Route::Metrics => "/metrics",
+            Route::OpenApi => "/openapi.json",
+        }
+    }
+
+    /// As the header `Allow` lists them.
+    pub fn methods(self) -> &'static str {
+        match self {
+            Route::Events => "GET, HEAD, POST",
+            Route::HealthAlert | Route::Token => "POST",
+            _ => READS,
+        }
+    }
+
+    pub fn allows(self, method: &Method) -> bool {
+        self.methods().split(", ").any(|allowed| allowed == method.as_str())
+    }
+
+    /// Whether requests need no authentication.
+    pub fn is_open(self) -> bool {
+        matches!(self, Route::Page | Route::Token | Route::Health | Route::Ready | Route::OpenApi)
+    }
+
+    /// Whether load balancers and supervisors ask for it, under whatever host they know the service by.
+    pub fn is_probe(self) -> bool {
+        matches!(self, Route::Health | Route::Ready)
+    }
+}
+
+/// What a request asks for, as metrics and the log name it: one of a fixed few, whatever the client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Target {
+    pub route: &'static str,
+    pub method: &'static str,
+}
+
+impl Target {
+    pub fn of(method: &Method, path: &str) -> Target {
+        let method = match *method {
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            Method::POST => "POST",
+            _ => "other",
+        };
+        Target { route: Route::of(path).map_or("other", Route::path), method }
+    }
+}
+
+/// How many segments a request's path has. References in responses are relative, because a proxy may have removed a
+/// prefix of the path.
+#[derive(Debug, Clone, Copy)]
+pub struct PathDepth(usize);
+
+impl PathDepth {
+    pub fn of(head: &Parts) -> PathDepth {
+        PathDepth(head.uri.path().bytes().filter(|byte| *byte == b'/').count())
+    }
+
+    /// The reference to an event.
+    pub fn event(self, id: i64) -> String {
+        let up = "../".repeat(self.0.saturating_sub(1));
+        format!("{up}{}/{id}", Route::Events.path().trim_start_matches('/'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn openapi_describes_all_routes_and_no_other() {
+        let document: Value = serde_json::from_str(include_str!("routes/openapi.json")).unwrap();
+        let described = document["paths"].as_object().unwrap().iter().map(|(path, item)| {
+            let methods = item.as_object().unwrap().iter().filter(|(name, _)| {
+                ["get", "head", "post", "put", "patch", "delete", "options", "trace"].contains(&name.as_str())
+            });
+            let mut methods: Vec<String> = methods.map(|(name, _)| name.to_uppercase()).collect();
+            methods.sort();
+            // An operation without `security` has that of the document.
+            let operations = item.as_object().unwrap().values();
+            let is_open = operations.filter_map(|operation| operation.get("security")).count() > 0;
+            (path.as_str(), (methods.join(", "), is_open))
+        });
+        let routes = Route::ALL.map(|route| (route.path(), (route.methods().to_owned(), route.is_open())));
+        assert_eq!(BTreeMap::from_iter(described), BTreeMap::from(routes));
+    }
+
+    #[test]
+    fn a_path_has_one_route_with_or_without_a_slash_at_its_end() {
+        for (path, route) in [
+            ("/", Some(Route::Page)),
+            ("//", None),
+            ("", None),
+            ("/event", Some(Route::Events)),
+            ("/event/", Some(Route::Events)),
+            ("/event//", None),
+            ("/event/7", Some(Route::Event(7))),
+            ("/event/7/", Some(Route::Event(7))),
+            ("/event/1", Some(Route::Event(1))),
+            ("/event/-1", None),
+            ("/event/{id}", None),
+            ("/event/stream", Some(Route::Stream)),
+            ("/EVENT", None),
+        ] {
+            assert_eq!(Route::of(path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn events_are_referred_to_from_where_the_request_was_made() {
+        assert_eq!(PathDepth(1).event(7), "event/7");
+        assert_eq!(PathDepth(3).event(7), "../../event/7");
+    }
+}

@@ -1,0 +1,167 @@
+//! From the source to the sender: an event at every tick of the schedule.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::attempt::Report;
+use super::clock::Clock;
+use super::metrics::Metrics;
+use super::sender::Sender;
+use super::settings::Settings;
+use super::source::{Next, Source};
+use crate::core::outgoing::Outgoing;
+use crate::core::schedule::{Schedule, Tick};
+
+/// Bounds how many events are in flight. Clones share the slots.
+#[derive(Clone)]
+pub struct Slots {
+    free: Arc<Semaphore>,
+    total: usize,
+}
+
+impl Slots {
+    fn new(total: usize) -> Slots {
+        Slots { free: Arc::new(Semaphore::new(total)), total }
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.total - self.free.available_permits()
+    }
+
+    fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
+    }
+
+    async fn acquire(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed")
+    }
+}
+
+pub struct Scheduler {
+    source: Source,
+    /// An event that was taken from the source and waits for its tick.
+    pending: Option<Arc<Outgoing>>,
+    /// How many more events to send.
+    remaining: u64,
+    schedule: Schedule,
+    clock: Clock,
+    slots: Slots,
+    missed_ticks: u64,
+    metrics: Metrics,
+    sender: Arc<Sender>,
+    deliveries: JoinSet<()>,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Scheduler {
+    pub fn new(
+        settings: &Settings,
+        source: Source,
+        sender: Sender,
+        reports: mpsc::Sender<Report>,
+        metrics: Metrics,
+    ) -> anyhow::Result<Scheduler> {
+        Ok(Scheduler {
+            source,
+            pending: None,
+            remaining: settings.count.unwrap_or(u64::MAX),
+            schedule: Schedule::new(Instant::now(), settings.period, settings.max_lateness),
+            clock: Clock::start()?,
+            slots: Slots::new(settings.max_in_flight),
+            missed_ticks: 0,
+            metrics,
+            sender: Arc::new(sender),
+            deliveries: JoinSet::new(),
+            reports,
+        })
+    }
+
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Sends an event at every tick, until there are no more. The first tick is due now.
+    ///
+    /// A tick that comes while all slots are taken is missed; the event waits for the next one. No tick
+    /// is missed by waiting for standard input. Cancelling loses nothing: see [`Scheduler::finish`].
+    pub async fn send_events(&mut self) {
+        // The first line of standard input may be long in coming: the schedule starts with it.
+        if self.remaining > 0 && self.take_event().await {
+            self.schedule.restart(Instant::now());
+        }
+        while self.remaining > 0 && self.take_event().await {
+            let slot = self.wait_for_slot().await;
+            let tick = self.wait_for_tick().await;
+            let Some(event) = self.pending.take() else { continue };
+            self.remaining -= 1;
+            let sender = Arc::clone(&self.sender);
+            self.deliveries.spawn(async move {
+                sender.deliver(event, tick.scheduled).await;
+                drop(slot);
+            });
+            while self.deliveries.try_join_next().is_some() {}
+        }
+    }
+
+    /// Makes sure that an event is pending; false where there are no more.
+    async fn take_event(&mut self) -> bool {
+        while self.pending.is_none() {
+            // Room for a report first: what is read and cannot be reported would be lost where this is cancelled.
+            let report = self.reports.reserve().await;
+            match self.source.next().await {
+                Next::Event { event, waited } => {
+                    self.pending = Some(event);
+                    if waited {
+                        self.schedule.skip(Instant::now());
+                    }
+                }
+                Next::Invalid(problem) => drop(report.map(|report| report.send(Report::Invalid(problem)))),
+                Next::End => return false,
+            }
+        }
+        true
+    }
+
+    async fn wait_for_slot(&mut self) -> OwnedSemaphorePermit {
+        if let Some(slot) = self.slots.try_acquire() {
+            return slot;
+        }
+        let slot = self.slots.acquire().await;
+        let missed = self.schedule.skip(Instant::now());
+        self.count_missed(missed);
+        slot
+    }
+
+    async fn wait_for_tick(&mut self) -> Tick {
+        loop {
+            self.clock.sleep_until(self.schedule.next_due()).await;
+            if let Some(tick) = self.schedule.take(Instant::now()) {
+                self.count_missed(tick.missed);
+                return tick;
+            }
+        }
+    }
+
+    fn count_missed(&mut self, ticks: u64) {
+        self.missed_ticks += ticks;
+        self.metrics.add_missed_ticks(ticks);
+    }
+
+    /// Waits for the events in flight; returns how many ticks were missed.
+    ///
+    /// What was read from standard input and not sent is reported as undelivered.
+    pub async fn finish(mut self) -> u64 {
+        for unsent in self.source.unsent(self.pending.take()).await {
+            let _ = self.reports.send(unsent.map_or_else(Report::Invalid, Report::Abandoned)).await;
+        }
+        while self.deliveries.join_next().await.is_some() {}
+        self.missed_ticks
+    }
+}

@@ -1,0 +1,107 @@
+//! Which events to send, and how.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use hyper::header::{HeaderName, HeaderValue};
+
+use crate::auth::login::LoginSettings;
+use crate::client::{Endpoint, TlsSettings};
+
+#[derive(Debug)]
+pub struct Settings {
+    pub period: Duration,
+    pub endpoint: Endpoint,
+    /// `-` is standard input.
+    pub file: PathBuf,
+    pub health: Option<Endpoint>,
+    pub health_timeout: Duration,
+    pub order: Order,
+    pub seed: Option<u64>,
+    pub count: Option<u64>,
+    pub duration: Option<Duration>,
+    pub max_in_flight: usize,
+    pub max_lateness: Duration,
+    pub timeout: Duration,
+    pub retries: u32,
+    pub headers: Vec<Header>,
+    pub dead_letter: Option<PathBuf>,
+    pub dry_run: bool,
+    pub drain_timeout: Duration,
+    /// The address to serve metrics at.
+    pub metrics: Option<String>,
+    pub output: ReportFormat,
+    pub quiet: bool,
+    pub login: LoginSettings,
+    pub tls: TlsSettings,
+}
+
+/// Which event comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    /// Any, drawn anew each time.
+    Random,
+    /// As in the file, over and over.
+    Sequential,
+    /// All in random order, then all again in another.
+    Shuffle,
+}
+
+/// How `propagate` reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// Lines to read.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// A header of a request. Its value may be a secret: `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The name.
+    pub name: HeaderName,
+    /// The value.
+    pub value: HeaderValue,
+}
+
+impl FromStr for Header {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Header, String> {
+        const EXPECTED: &str = "expected a header such as `Name: value`";
+        const OURS: [&str; 4] = ["idempotency-key", "content-length", "transfer-encoding", "connection"];
+        let (name, value) = text.split_once(':').ok_or(EXPECTED)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| EXPECTED)?;
+        let mut value: HeaderValue = value.trim().parse().map_err(|_| EXPECTED)?;
+        if OURS.contains(&name.as_str()) {
+            return Err(format!("`{name}` is set for each request by eventctl itself"));
+        }
+        value.set_sensitive(true);
+        Ok(Header { name, value })
+    }
+}
+
+impl fmt::Debug for Header {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: [not shown]", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_parsed_and_never_shown() {
+        let header: Header = "Authorization: Bearer s3cret".parse().unwrap();
+        assert_eq!(header.value, "Bearer s3cret");
+        assert!(!format!("{header:?}").contains("s3cret"));
+        for wrong in ["", "Name", "Na me: x", "X: a\nb", "Idempotency-Key: x"] {
+            assert!(wrong.parse::<Header>().is_err(), "{wrong}");
+        }
+    }
+}
