@@ -249,13 +249,14 @@ impl Trial<'_> {
         self.store.execute(&format!("{sent} {id}"));
     }
 
-    /// Somebody else deletes an event that has no key.
+    /// Somebody else deletes an event that has no key, and its deliveries.
     fn delete_by_hand(&mut self) {
         let Some(id) = self.any_event() else { return };
         if self.model.keys.values().any(|key| key.ids.contains(&id)) || self.model.events[&id].is_open {
             return;
         }
         self.model.events.remove(&id);
+        self.store.execute(&format!("DELETE FROM deliveries WHERE event_id = {id}"));
         self.store.execute(&format!("DELETE FROM events WHERE id = {id}"));
     }
 
