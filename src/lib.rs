@@ -19,7 +19,7 @@
 //! consume::routes   requests become responses, one file a request
 //! consume::*        what these share
 //! alert       rules, templates, mail and webhooks
-//! auth        tokens and passwords, issued and presented
+//! auth        tokens and passwords, issued and presented; signatures of webhooks
 //! store       SQLite, PostgreSQL, MySQL: the only place with SQL
 //! client      HTTP requests
 //! exposition  metrics over HTTP
@@ -98,14 +98,18 @@ pub fn run(cli: Cli, warnings: &[String]) -> anyhow::Result<Completion> {
 pub mod testing {
     pub use crate::auth::access_token::{SigningKey, SigningKeys};
     pub use crate::auth::grant::{Credentials, Grant};
+    pub use crate::auth::signature::{
+        Digest, Encoding, HmacScheme, RequestTemplate, Scheme, verify, verifying_key,
+    };
     pub use crate::auth::token_source::{GrantType, TokenRequest, TokenSource};
     pub use crate::cli::config::command;
     pub use crate::cli::{Cli, Command};
     pub use crate::client::{Endpoint, HttpClient, retry_after};
-    pub use crate::consume::{parse_page_query, run as consume};
+    pub use crate::consume::{HookList, parse_page_query, run as consume};
     pub use crate::core::byte_size::ByteSize;
     pub use crate::core::coding::{Coding, DecodeError};
     pub use crate::core::duration::{parse_duration, parse_positive_duration};
+    pub use crate::core::event::cloud_event::CloudEvent;
     pub use crate::core::event::{EVENT_TYPE_LIMIT, Event, ParseError, StoredEvent};
     pub use crate::core::glob::Glob;
     pub use crate::core::outgoing::Outgoing;

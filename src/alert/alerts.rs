@@ -9,14 +9,16 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::channel::{Channel, Target, hex};
+use super::channel::{Channel, Target};
 use super::delivery::{DeliveryError, DeliveryMetrics};
 use super::mail::{MailSettings, Mailer};
 use super::render::Templates;
 use super::rule::Rule;
 use super::webhook::{self, WebhookClient};
+use crate::auth::signature::standard::signing_key;
 use crate::client::Reach;
 use crate::core::event::{Event, HEALTH_ALERT, StoredEvent};
+use crate::core::text::hex;
 use crate::core::timestamp::Timestamp;
 use crate::error::hinted;
 use crate::secret::Secret;
@@ -65,7 +67,11 @@ impl Alerts {
         let templates = Templates::load(settings.templates.as_deref())?;
         let ca_certificates = settings.ca_file.as_deref().map(read_ca_certificates).transpose()?;
         let ca_certificates = ca_certificates.unwrap_or_default();
-        let signing_key = settings.webhook_secret.as_ref().map(webhook::signing_key).transpose()?;
+        let signing_key = settings
+            .webhook_secret
+            .as_ref()
+            .map(|secret| signing_key(secret, "--alert-secret-file"))
+            .transpose()?;
         let channels = channels_of(&settings);
         channels.iter().try_for_each(|channel| webhook::check(channel, settings.reach))?;
         let mailer = mailer_for(&channels, &settings.mail, &ca_certificates)?;

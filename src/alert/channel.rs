@@ -9,13 +9,13 @@ use lettre::Address;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use crate::core::text::hex;
 use crate::store::outbox::Pace;
 
 /// The longest mail address; RFC 5321 allows a few bytes more.
 const ADDRESS_LIMIT_BYTES: usize = 240;
 
-const EXPECTED: &str =
-    "expected `mailto:ops@example.com`, `slack:https://…`, `discord:https://…` or `https://…`";
+const EXPECTED: &str = "expected `mailto:ops@example.com`, `slack:https://…`, `discord:https://…`, `cloudevents:https://…` or `https://…`";
 
 /// A destination of alerts. `Debug` and `Display` show only the host of a URL, which is a secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum WebhookFormat {
     Discord,
     /// Events as JSON, signed.
     Events,
+    /// The same as CloudEvents.
+    CloudEvents,
 }
 
 impl Target {
@@ -51,7 +53,8 @@ impl Target {
             Target::Webhook { format: WebhookFormat::Discord, .. } => {
                 Some(Pace { messages: 5, window: Duration::from_secs(2) })
             }
-            Target::Webhook { format: WebhookFormat::Events, .. } | Target::Mail(_) => None,
+            Target::Webhook { format: WebhookFormat::Events | WebhookFormat::CloudEvents, .. }
+            | Target::Mail(_) => None,
         }
     }
 }
@@ -92,10 +95,6 @@ impl Channel {
         }
         Ok(Channel { name: name.into(), target: Target::Webhook { format, url } })
     }
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub fn kind_of(name: &str) -> &'static str {
@@ -141,6 +140,7 @@ impl FromStr for Channel {
             Some(("mailto", address)) => Channel::mail(address),
             Some(("slack", url)) => Channel::webhook("slack", url, WebhookFormat::Slack),
             Some(("discord", url)) => Channel::webhook("discord", url, WebhookFormat::Discord),
+            Some(("cloudevents", url)) => Channel::webhook("cloudevents", url, WebhookFormat::CloudEvents),
             Some((scheme @ ("http" | "https"), _)) => Channel::webhook(scheme, text, WebhookFormat::Events),
             _ => Err(EXPECTED.to_owned()),
         }
@@ -149,7 +149,7 @@ impl FromStr for Channel {
 
 /// The items of a list. `mailto:` holds for all addresses up to the next scheme, and a comma in a URL is part of it.
 fn items_of(list: &str) -> Vec<String> {
-    const SCHEMES: [&str; 5] = ["mailto:", "slack:", "discord:", "http:", "https:"];
+    const SCHEMES: [&str; 6] = ["mailto:", "slack:", "discord:", "cloudevents:", "http:", "https:"];
     let list = list.split(',').map(str::trim).collect::<Vec<_>>().join(",");
     let mut items: Vec<String> = Vec::new();
     for word in list.split_whitespace() {

@@ -2,28 +2,24 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
-use serde_json::json;
-use sha2::Sha256;
+use serde_json::{Value, json};
 use url::{Host, Position, Url};
-use zeroize::Zeroizing;
 
 use super::channel::{Channel, Target, WebhookFormat};
 use super::delivery::{DeliveryError, message_id};
 use super::render::{Part, Templates};
+use crate::auth::signature::standard::{self, SigningKey};
 use crate::client::{self, BodyPrefix, HttpClient, Reach, is_transient, retry_after};
+use crate::core::event::StoredEvent;
 use crate::core::text::excerpt;
 use crate::core::timestamp::Timestamp;
 use crate::error::hinted;
-use crate::secret::Secret;
 use crate::store::outbox::Message;
 
 /// How long a receiver may take to answer.
@@ -38,10 +34,6 @@ const REASON_LIMIT: usize = 300;
 /// The shortest word of a URL that counts as a secret.
 const SECRET_WORD_BYTES: usize = 4;
 
-/// The form of secrets in Standard Webhooks, specification 1.0.0.
-const SECRET_PREFIX: &str = "whsec_";
-const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-
 /// Discord's flag for no link previews.
 const SUPPRESS_EMBEDS: u32 = 1 << 2;
 
@@ -50,14 +42,12 @@ const SERIALIZES: &str = "strings and numbers always serialize";
 /// Sends messages over HTTP.
 pub struct WebhookClient {
     http: HttpClient,
-    signing_key: Option<WebhookKey>,
+    signing_key: Option<SigningKey>,
 }
-
-pub type WebhookKey = Zeroizing<Vec<u8>>;
 
 impl WebhookClient {
     /// Signs events if there is a key.
-    pub fn new(tls: ClientConfig, reach: Reach, signing_key: Option<WebhookKey>) -> WebhookClient {
+    pub fn new(tls: ClientConfig, reach: Reach, signing_key: Option<SigningKey>) -> WebhookClient {
         WebhookClient { http: HttpClient::for_webhooks(tls, reach, RESPONSE_TIME), signing_key }
     }
 
@@ -74,11 +64,12 @@ impl WebhookClient {
         let mut request = Request::new(Full::from(body.clone()));
         *request.method_mut() = Method::POST;
         let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type_of(format, message)));
         headers.insert(USER_AGENT, HeaderValue::from_static(client::USER_AGENT));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        if format == WebhookFormat::Events {
-            self.sign(headers, &message_id(message), Timestamp::now(), &body);
+        if matches!(format, WebhookFormat::Events | WebhookFormat::CloudEvents) {
+            let key = self.signing_key.as_ref();
+            standard::sign(headers, key, &message_id(message), Timestamp::now(), &body);
         }
         self.post(url, request).await
     }
@@ -110,22 +101,6 @@ impl WebhookClient {
             _ => Err(DeliveryError::Permanent(reason)),
         }
     }
-
-    /// Source: Standard Webhooks, specification 1.0.0, "Signature scheme".
-    fn sign(&self, headers: &mut HeaderMap, id: &str, now: Timestamp, body: &[u8]) {
-        let seconds = now.as_microseconds() / 1_000_000;
-        let mut insert = |name: &'static str, value: String| {
-            let value = HeaderValue::try_from(value).expect("digits, letters and Base64 fit into a header");
-            headers.insert(HeaderName::from_static(name), value);
-        };
-        insert("webhook-id", id.to_owned());
-        insert("webhook-timestamp", seconds.to_string());
-        let Some(key) = &self.signing_key else { return };
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-        mac.update(format!("{id}.{seconds}.").as_bytes());
-        mac.update(body);
-        insert("webhook-signature", format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())));
-    }
 }
 
 fn body_of(format: WebhookFormat, message: &Message, render: impl Fn(Part) -> String) -> String {
@@ -141,8 +116,33 @@ fn body_of(format: WebhookFormat, message: &Message, render: impl Fn(Part) -> St
             "flags": SUPPRESS_EMBEDS,
         })
         .to_string(),
+        (WebhookFormat::CloudEvents, [event]) => cloud_event(event).to_string(),
+        (WebhookFormat::CloudEvents, events) => events.iter().map(cloud_event).collect::<Value>().to_string(),
         (WebhookFormat::Events, [event]) => serde_json::to_string(event).expect(SERIALIZES),
         (WebhookFormat::Events, events) => serde_json::to_string(events).expect(SERIALIZES),
+    }
+}
+
+/// An event as the data of a CloudEvent, whose id stays the same when it is sent again, alone or with others.
+fn cloud_event(event: &StoredEvent) -> Value {
+    // An attribute is never empty.
+    let event_type = if event.event_type.is_empty() { "-" } else { &event.event_type };
+    json!({
+        "specversion": "1.0",
+        "id": format!("{}-{:x}", event.id, event.received_at.as_microseconds()),
+        "source": "eventctl",
+        "type": event_type,
+        "time": event.received_at.to_string(),
+        "datacontenttype": "application/json",
+        "data": event,
+    })
+}
+
+fn content_type_of(format: WebhookFormat, message: &Message) -> &'static str {
+    match (format, message.events.as_slice()) {
+        (WebhookFormat::CloudEvents, [_]) => "application/cloudevents+json",
+        (WebhookFormat::CloudEvents, _) => "application/cloudevents-batch+json",
+        _ => "application/json",
     }
 }
 
@@ -188,33 +188,9 @@ fn secrets_of(url: &Url) -> Vec<String> {
     secrets
 }
 
-/// The key in a secret of Standard Webhooks.
-pub fn signing_key(secret: &Secret) -> anyhow::Result<WebhookKey> {
-    let encoded = secret.expose().strip_prefix(SECRET_PREFIX);
-    let key = encoded.and_then(|encoded| STANDARD.decode(encoded).ok()).map(Zeroizing::new);
-    key.filter(|key| SECRET_BYTES.contains(&key.len())).ok_or_else(|| {
-        let problem = "the secret of `--alert-secret-file` is not `whsec_` and 24 to 64 bytes in Base64";
-        hinted(problem, "make one with echo whsec_$(openssl rand -base64 32)")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::{Trust, client_config};
-
-    #[test]
-    fn signatures_are_those_of_the_specification() {
-        let secret: Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
-        let tls = client_config(Trust::PublicCas, None).unwrap();
-        let client = WebhookClient::new(tls, Reach::PublicOnly, Some(signing_key(&secret).unwrap()));
-        let mut headers = HeaderMap::new();
-        let now = Timestamp::from_microseconds(1_614_265_330_000_000);
-        client.sign(&mut headers, "msg_p5jXN8AQM9LWM0D4loKWxJek", now, br#"{"test": 2432232314}"#);
-        assert_eq!(headers["webhook-id"], "msg_p5jXN8AQM9LWM0D4loKWxJek");
-        assert_eq!(headers["webhook-timestamp"], "1614265330");
-        assert_eq!(headers["webhook-signature"], "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
-    }
 
     #[test]
     fn a_shown_body_is_short_and_without_secrets_of_the_url() {
@@ -229,13 +205,5 @@ mod tests {
         assert_eq!(shown_of(repeated, true), shown);
         assert_eq!(shown_of("<p>cannot\n  POST /s3cr%C3", false), "<p>cannot POST");
         assert_eq!(shown_of(&"x ".repeat(1000), true).chars().count(), REASON_LIMIT + 1);
-    }
-
-    #[test]
-    fn secrets_are_checked() {
-        for wrong in ["secret", "whsec_", "whsec_c2hvcnQ=", "whsec_%%%"] {
-            let error = signing_key(&wrong.parse().unwrap()).unwrap_err().to_string();
-            assert!(error.contains("whsec_") && !error.contains("c2hvcnQ"), "{error}");
-        }
     }
 }

@@ -8,6 +8,7 @@ pub mod login;
 mod password;
 mod rate_limit;
 mod recent_logins;
+pub mod signature;
 pub mod token_source;
 
 use hyper::header::{AUTHORIZATION, HeaderMap};

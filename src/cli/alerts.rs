@@ -18,7 +18,8 @@ use crate::store::StoreLocation;
 #[derive(Debug, Clone, Args)]
 pub struct AlertOptions {
     /// Send alerts to this channel, repeatable: mailto:NAME@HOST,...,
-    /// slack:https://..., discord:https://..., or https://... for events as JSON
+    /// slack:https://..., discord:https://..., https://... for events as JSON, or
+    /// cloudevents:https://...
     #[arg(long, value_name = "URL")]
     alert: Vec<Channels>,
 

@@ -9,7 +9,9 @@ use super::access::AccessOptions;
 use super::alerts::AlertOptions;
 use super::log::LogOptions;
 use super::values::{Items, flatten, parse_count, parse_port};
-use crate::consume::{Limits, ListenSettings, Retention, Settings, StoreSettings, Timeouts, TlsSettings};
+use crate::consume::{
+    HookList, Limits, ListenSettings, Retention, Settings, StoreSettings, Timeouts, TlsSettings,
+};
 use crate::core::byte_size::ByteSize;
 use crate::core::duration::{parse_duration, parse_positive_duration, parse_positive_duration_with_unit};
 use crate::core::network::{ListenAddress, TrustedProxy};
@@ -143,6 +145,13 @@ pub struct ConsumeOptions {
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<String>,
 
+    /// Take the webhooks of another service at /hook/NAME, repeatable:
+    /// NAME=SCHEME:FILE with the secret that they are verified with. Schemes: standard,
+    /// github, stripe, slack, shopify, meta, hmac, bearer, basic; NAME=none verifies
+    /// nothing. In the config file also an object; SIGHUP reads the secrets again
+    #[arg(long, value_name = "HOOK")]
+    hook: Vec<HookList>,
+
     #[command(flatten)]
     access: AccessOptions,
 
@@ -209,6 +218,7 @@ impl ConsumeOptions {
                 bytes: self.keep_bytes,
                 keys: self.keep_keys,
             },
+            hooks: HookList(self.hook.into_iter().flat_map(|list| list.0).collect()),
             alerts,
             metrics: self.metrics,
         })

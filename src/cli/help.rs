@@ -5,13 +5,13 @@ use clap::{Arg, Command};
 use super::manual::pages::examples_of;
 
 /// Groups of options; those that stand in none are about what the subcommand is for.
-const GROUPS: [(&str, &[&str]); 15] = [
+const GROUPS: [(&str, &[&str]); 16] = [
     ("Network", &["port", "host", "listen", "trusted-proxy", "allowed-host", "allow-origin"]),
     ("Server", &["endpoint", "header", "health"]),
     ("Store", &["db", "read-db", "from", "require-replicas", "allow-weak-durability", "allow-unordered-ids"]),
     ("Input", &["file", "order", "seed", "count", "duration", "dry-run"]),
     ("Schedule", &["period", "max-in-flight", "max-lateness"]),
-    ("Delivery", &["retries", "dead-letter"]),
+    ("Delivery", &["retries", "format", "sign-secret-file", "dead-letter"]),
     ("Selection", &["lines", "after", "type", "since", "until", "follow", "stats", "alerts"]),
     (
         "Limits",
@@ -55,6 +55,7 @@ const GROUPS: [(&str, &[&str]); 15] = [
         ],
     ),
     ("TLS", &["tls-cert", "tls-key", "tls-client-ca", "cacert", "cert", "key", "insecure-skip-verify"]),
+    ("Webhooks", &["hook"]),
     (
         "Alerts",
         &[

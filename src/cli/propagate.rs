@@ -9,9 +9,13 @@ use super::log::LogOptions;
 use super::login::{ClientTlsOptions, LoginOptions};
 use super::values::parse_count;
 use crate::auth::login::LoginSettings;
+use crate::auth::signature::standard::signing_key;
 use crate::client::Endpoint;
 use crate::core::duration::{parse_duration, parse_positive_duration};
-use crate::propagate::{Header, Order, ReportFormat, Settings};
+use crate::propagate::{EventFormat, Header, Order, ReportFormat, Settings};
+use crate::secret::Secret;
+
+const SIGN_SECRET_FILE: &str = "--sign-secret-file";
 
 #[derive(Debug, Args)]
 pub struct PropagateOptions {
@@ -85,6 +89,18 @@ pub struct PropagateOptions {
     #[arg(long, value_name = "HEADER")]
     header: Vec<Header>,
 
+    /// How an event is sent: its object as it stands, or as the data of a CloudEvent
+    #[arg(long, value_enum, default_value_t = EventFormat::Object)]
+    format: EventFormat,
+
+    /// File with the secret that signs each request by Standard Webhooks, whsec_ and
+    /// Base64; or EVENTCTL_SIGN_SECRET holds it
+    #[arg(long, value_name = "FILE")]
+    sign_secret_file: Option<PathBuf>,
+
+    #[arg(long, hide = true)]
+    sign_secret: Option<Secret>,
+
     /// Append events that were rejected or undelivered to this file, as NDJSON
     #[arg(long, value_name = "FILE")]
     dead_letter: Option<PathBuf>,
@@ -126,6 +142,8 @@ impl PropagateOptions {
     pub(super) fn into_settings(self) -> anyhow::Result<Settings> {
         // A dry run authenticates nowhere, and works without the secrets.
         let login = if self.dry_run { LoginSettings::Anonymous } else { self.login.into_settings()? };
+        let (file, value) = (self.sign_secret_file.as_deref(), self.sign_secret.as_ref());
+        let sign_secret = if self.dry_run { None } else { Secret::choose(file, value, SIGN_SECRET_FILE)? };
         Ok(Settings {
             period: self.period,
             endpoint: self.endpoint,
@@ -141,6 +159,8 @@ impl PropagateOptions {
             timeout: self.timeout,
             retries: self.retries,
             headers: self.header,
+            format: self.format,
+            signing_key: sign_secret.map(|secret| signing_key(&secret, SIGN_SECRET_FILE)).transpose()?,
             dead_letter: self.dead_letter,
             dry_run: self.dry_run,
             drain_timeout: self.drain_timeout,

@@ -11,6 +11,7 @@ mod body;
 mod client_address;
 mod coding;
 mod cross_origin;
+mod hooks;
 mod metrics;
 mod problem;
 mod query_string;
@@ -38,6 +39,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use self::cross_origin::CrossOrigin;
+pub use self::hooks::HookList;
+use self::hooks::Hooks;
 use self::metrics::Metrics;
 pub use self::query_string::parse_page_query;
 use self::requests::RequestLog;
@@ -93,7 +96,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 /// The running service: what is drained and closed in the end.
 struct Service {
     server: Server,
-    /// Metrics, event streams, retention, reload of certificates.
+    /// Metrics, event streams, retention, reload of certificates and secrets.
     tasks: Tasks,
     dispatcher: Dispatcher,
     writer: Writer,
@@ -104,9 +107,10 @@ struct Service {
 impl Service {
     /// None where the process was asked to stop meanwhile.
     async fn start(settings: Settings, shutdown: &mut Shutdown) -> anyhow::Result<Option<Service>> {
-        // Without TLS a SIGHUP does nothing; by default it would end the process.
+        // By default a SIGHUP would end the process.
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         let alerts = Arc::new(Alerts::new(settings.alerts)?);
+        let hooks = Arc::new(Hooks::load(settings.hooks)?);
         let tls = settings.tls.map(Tls::load).transpose()?.map(Arc::new);
         let secrets = access::Secrets::new(settings.access)?;
         let requires_authentication =
@@ -140,11 +144,12 @@ impl Service {
         }
         tasks.spawn("event streams", Arc::clone(&hub).run(store.clone()));
         tasks.spawn("retention", retention.run(store.clone()));
-        tasks.spawn("reload of certificates", reload_on(hangup, tls.clone()));
+        tasks.spawn("reload of secrets", reload_on(hangup, tls.clone(), Arc::clone(&hooks)));
         let any_host = requires_authentication || listeners.are_exposed();
         let state = AppState {
             access,
             cross_origin: cross_origin(settings.cross_origin, &settings.listen, any_host, tls.is_some()),
+            hooks,
             alerts,
             hub,
             metrics,
@@ -255,18 +260,27 @@ async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>, store: Stor
     exposition::serve(listener, expose).await
 }
 
-/// Reads the certificates again on each SIGHUP.
-async fn reload_on(mut hangup: Signal, tls: Option<Arc<Tls>>) -> Infallible {
+/// Reads the certificates and the secrets of the hooks again on each SIGHUP.
+async fn reload_on(mut hangup: Signal, tls: Option<Arc<Tls>>, hooks: Arc<Hooks>) -> Infallible {
     loop {
         if hangup.recv().await.is_none() {
             return std::future::pending().await;
         }
-        let Some(tls) = tls.clone() else { continue };
-        match tokio::task::spawn_blocking(move || tls.reload()).await {
-            Ok(Ok(())) => info!("the certificate was read again"),
-            Ok(Err(error)) => warn!("the certificate stays as it was: {error:#}"),
-            Err(error) => warn!("the certificate stays as it was: {error}"),
+        if let Some(tls) = tls.clone() {
+            reload("the certificate", move || tls.reload()).await;
         }
+        if !hooks.is_empty() {
+            let hooks = Arc::clone(&hooks);
+            reload("the secret of each hook", move || hooks.reload()).await;
+        }
+    }
+}
+
+async fn reload(what: &str, read: impl FnOnce() -> anyhow::Result<()> + Send + 'static) {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(())) => info!("{what} was read again"),
+        Ok(Err(error)) => warn!("{what} stays as it was: {error:#}"),
+        Err(error) => warn!("{what} stays as it was: {error}"),
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Route {
     /// With the id of the event.
     Event(i64),
     Stream,
+    /// Which one the path says.
+    Hook,
     HealthAlert,
     Token,
     Health,
@@ -23,11 +25,12 @@ pub enum Route {
 }
 
 impl Route {
-    const ALL: [Route; 10] = [
+    const ALL: [Route; 11] = [
         Route::Page,
         Route::Events,
         Route::Event(1),
         Route::Stream,
+        Route::Hook,
         Route::HealthAlert,
         Route::Token,
         Route::Health,
@@ -41,14 +44,24 @@ impl Route {
         if path == Route::Page.path() {
             return Some(Route::Page);
         }
+        if Route::hook_name(path).is_some() {
+            return Some(Route::Hook);
+        }
         let path = path.strip_suffix('/').unwrap_or(path);
         let id = path.strip_prefix(Route::Events.path()).and_then(|rest| rest.strip_prefix('/'));
         match id.and_then(parse_position) {
             Some(id) => Some(Route::Event(id)),
-            None => Route::ALL
-                .into_iter()
-                .find(|route| route.path() == path && !matches!(route, Route::Page | Route::Event(_))),
+            None => Route::ALL.into_iter().find(|route| {
+                route.path() == path && !matches!(route, Route::Page | Route::Event(_) | Route::Hook)
+            }),
         }
+    }
+
+    /// The name of the hook of a path.
+    pub fn hook_name(path: &str) -> Option<&str> {
+        let name = path.strip_prefix("/hook/")?;
+        let name = name.strip_suffix('/').unwrap_or(name);
+        (!name.is_empty() && !name.contains('/')).then_some(name)
     }
 
     /// The path as OpenAPI, the metrics and the log name it.
@@ -58,6 +71,7 @@ impl Route {
             Route::Events => "/event",
             Route::Event(_) => "/event/{id}",
             Route::Stream => "/event/stream",
+            Route::Hook => "/hook/{name}",
             Route::HealthAlert => "/api/v1/health-alert",
             Route::Token => "/token",
             Route::Health => "/health",
@@ -70,7 +84,8 @@ impl Route {
     /// As the header `Allow` lists them.
     pub fn methods(self) -> &'static str {
         match self {
-            Route::Events => "GET, HEAD, POST",
+            Route::Events => "GET, HEAD, OPTIONS, POST",
+            Route::Hook => "GET, OPTIONS, POST",
             Route::HealthAlert | Route::Token => "POST",
             _ => READS,
         }
@@ -80,9 +95,12 @@ impl Route {
         self.methods().split(", ").any(|allowed| allowed == method.as_str())
     }
 
-    /// Whether requests need no authentication.
+    /// Whether requests need no token: those of a hook are verified by its scheme.
     pub fn is_open(self) -> bool {
-        matches!(self, Route::Page | Route::Token | Route::Health | Route::Ready | Route::OpenApi)
+        matches!(
+            self,
+            Route::Page | Route::Hook | Route::Token | Route::Health | Route::Ready | Route::OpenApi
+        )
     }
 
     /// Whether load balancers and supervisors ask for it, under whatever host they know the service by.
@@ -169,6 +187,12 @@ mod tests {
             ("/event/{id}", None),
             ("/event/stream", Some(Route::Stream)),
             ("/EVENT", None),
+            ("/hook/a", Some(Route::Hook)),
+            ("/hook/a/", Some(Route::Hook)),
+            ("/hook", None),
+            ("/hook/", None),
+            ("/hook//", None),
+            ("/hook/a/b", None),
         ] {
             assert_eq!(Route::of(path), route, "{path}");
         }

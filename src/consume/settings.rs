@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::hooks::HookList;
 use super::retention::Retention;
 use crate::alert::AlertSettings;
 use crate::auth::grant::Credentials;
@@ -21,6 +22,7 @@ pub struct Settings {
     pub timeouts: Timeouts,
     pub store: StoreSettings,
     pub retention: Retention,
+    pub hooks: HookList,
     pub alerts: AlertSettings,
     /// The address to serve metrics at, instead of `/metrics` of the port.
     pub metrics: Option<String>,

@@ -9,6 +9,7 @@ pub mod duration;
 pub mod event;
 pub mod glob;
 pub mod measurement;
+pub mod members;
 pub mod negotiation;
 pub mod network;
 pub mod origin;

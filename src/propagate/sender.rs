@@ -15,12 +15,14 @@ use uuid::Uuid;
 
 use super::attempt::{Attempt, Fate, Report};
 use super::reason::reason_of;
-use super::settings::Settings;
+use super::settings::{EventFormat, Settings};
 use crate::auth::login::Authorization;
+use crate::auth::signature::standard::{self, SigningKey};
 use crate::auth::token_source::FetchError;
 use crate::client::{self, Endpoint, HttpClient, is_transient, retry_after};
 use crate::core::backoff::Backoff;
 use crate::core::outgoing::Outgoing;
+use crate::core::timestamp::Timestamp;
 use crate::core::trace::{TraceParent, is_trace_state};
 
 /// Waits between retries, besides the receiver's Retry-After.
@@ -38,6 +40,8 @@ pub struct Sender {
     authorization: Authorization,
     endpoint: Uri,
     headers: HeaderMap,
+    format: EventFormat,
+    signing_key: Option<SigningKey>,
     /// The trace that the environment names: every attempt is a span of it.
     trace: Option<TraceParent>,
     retries: u32,
@@ -80,6 +84,8 @@ impl Sender {
             authorization,
             endpoint: settings.endpoint.0.clone(),
             headers,
+            format: settings.format,
+            signing_key: settings.signing_key.clone(),
             trace,
             retries: settings.retries,
             reports,
@@ -91,6 +97,10 @@ impl Sender {
     pub async fn deliver(&self, event: Arc<Outgoing>, scheduled: Instant) {
         let mut aborted = self.aborted.clone();
         let idempotency_key = Uuid::now_v7().to_string();
+        let body = match self.format {
+            EventFormat::Object => Bytes::copy_from_slice(event.body.as_bytes()),
+            EventFormat::Cloudevents => event.in_cloud_event(&idempotency_key).into(),
+        };
         let jitter = scheduled.elapsed();
         let mut token_renewed = false;
         for retry in 0.. {
@@ -99,7 +109,7 @@ impl Sender {
             let sent = Instant::now();
             let reply = tokio::select! {
                 biased;
-                reply = self.post(&event, &idempotency_key, trace) => reply,
+                reply = self.post(body.clone(), &idempotency_key, trace) => reply,
                 () = is_set(&mut aborted) => Reply::aborted(),
             };
             let (latency, latency_from_schedule) = (sent.elapsed(), scheduled.elapsed());
@@ -162,15 +172,17 @@ impl Sender {
         }
     }
 
-    async fn post(&self, event: &Outgoing, idempotency_key: &str, trace: Option<TraceParent>) -> Reply {
-        let body = Bytes::copy_from_slice(event.body.as_bytes());
-        let mut request = Request::new(Full::new(body));
+    async fn post(&self, body: Bytes, idempotency_key: &str, trace: Option<TraceParent>) -> Reply {
+        let mut request = Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.clone();
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
         let key_value = HeaderValue::from_str(idempotency_key).expect("a UUID is visible ASCII");
         headers.insert(IDEMPOTENCY_KEY, key_value);
+        if let Some(key) = &self.signing_key {
+            standard::sign(headers, Some(key), idempotency_key, Timestamp::now(), &body);
+        }
         insert_trace(headers, trace);
         let (authorization, token_generation) = self.authorization.current();
         headers.extend(authorization.map(|authorization| (AUTHORIZATION, authorization)));
@@ -226,7 +238,7 @@ async fn is_set(aborted: &mut watch::Receiver<bool>) {
 
 fn headers_of(settings: &Settings) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(settings.format.content_type()));
     headers.insert(USER_AGENT, HeaderValue::from_static(client::USER_AGENT));
     for header in &settings.headers {
         headers.remove(&header.name);

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use hyper::header::{HeaderName, HeaderValue};
 
 use crate::auth::login::LoginSettings;
+use crate::auth::signature::standard::SigningKey;
 use crate::client::{Endpoint, TlsSettings};
 
 #[derive(Debug)]
@@ -28,6 +29,9 @@ pub struct Settings {
     pub timeout: Duration,
     pub retries: u32,
     pub headers: Vec<Header>,
+    pub format: EventFormat,
+    /// Signs each request by Standard Webhooks.
+    pub signing_key: Option<SigningKey>,
     pub dead_letter: Option<PathBuf>,
     pub dry_run: bool,
     pub drain_timeout: Duration,
@@ -48,6 +52,24 @@ pub enum Order {
     Sequential,
     /// All in random order, then all again in another.
     Shuffle,
+}
+
+/// How an event is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EventFormat {
+    /// The object as it stands.
+    Object,
+    /// The data of a CloudEvent 1.0, in its JSON format.
+    Cloudevents,
+}
+
+impl EventFormat {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            EventFormat::Object => "application/json",
+            EventFormat::Cloudevents => "application/cloudevents+json",
+        }
+    }
 }
 
 /// How `propagate` reports.

@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::cancellation::Cancellation;
 use super::error::{DatabaseError, ReadError, WriteError};
 use super::statements::Statements;
 use super::statistics::Statistics;
 use crate::core::event::{Event, StoredEvent};
 use crate::core::query::Query;
+use crate::core::text::hex;
 use crate::core::timestamp::Timestamp;
 
 /// A page of events ends early at this size, so that a reader's memory is bounded.
@@ -142,7 +145,16 @@ pub struct Append {
     /// Not empty.
     pub events: Vec<Event>,
     pub key: Option<IdempotencyKey>,
+    /// Other names of the same request, each once: it is a repetition where any of its keys is known.
+    pub aliases: Vec<IdempotencyKey>,
     pub deliveries: Vec<NewDelivery>,
+}
+
+impl Append {
+    /// The key and its aliases.
+    pub fn keys(&self) -> impl Iterator<Item = &IdempotencyKey> {
+        self.key.iter().chain(&self.aliases)
+    }
 }
 
 /// An alert for a channel, stored in the outbox together with its event.
@@ -163,6 +175,27 @@ pub struct IdempotencyKey {
     pub key: String,
     /// SHA-256 of the body.
     pub body_digest: [u8; 32],
+}
+
+impl IdempotencyKey {
+    /// The longest key, in bytes.
+    pub const LIMIT_BYTES: usize = 255;
+
+    /// A key that is derived from what a request holds. It stands for a request whatever its body, and begins with a space,
+    /// as no key of a client does. Parts that do not fit are hashed.
+    pub fn of_parts(parts: &[&str]) -> IdempotencyKey {
+        let mut key: String = parts.iter().map(|part| format!(" {part}")).collect();
+        let fits = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic());
+        if key.len() > IdempotencyKey::LIMIT_BYTES || !parts.iter().all(fits) {
+            let mut digest = Sha256::new();
+            for part in parts {
+                digest.update((part.len() as u64).to_be_bytes());
+                digest.update(part);
+            }
+            key = format!("  {}", hex(&digest.finalize()));
+        }
+        IdempotencyKey { body_digest: Sha256::digest(&key).into(), key }
+    }
 }
 
 /// What became of an append.

@@ -174,8 +174,30 @@ impl Store {
             tokio::task::yield_now().await;
             first.wake_writer();
         }
-        let outcome = acknowledged.await.map(Acknowledgement::receive);
-        outcome.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
+        self::acknowledged(Ok(acknowledged)).await
+    }
+
+    /// Hands several requests to the writer, in their order, and gives what waits for the commit of each.
+    pub fn append_each(
+        &self,
+        appends: Vec<Append>,
+        mut reservation: Reservation,
+    ) -> Vec<impl Future<Output = Result<Outcome, AppendError>> + use<>> {
+        let mut first = None;
+        let pushed: Vec<_> = appends
+            .into_iter()
+            .map(|append| {
+                let (acknowledge, acknowledged) = oneshot::channel();
+                let reservation = std::mem::replace(&mut reservation, self.reserve());
+                let pushed = self.queue.push(append, reservation, acknowledge);
+                pushed.map(|is_first| {
+                    first = first.take().or(is_first);
+                    acknowledged
+                })
+            })
+            .collect();
+        drop(first);
+        pushed.into_iter().map(acknowledged).collect()
     }
 
     /// Makes sure that the store takes writes and that the queue has room, and waits for that no longer than the limit,
@@ -264,6 +286,14 @@ impl Store {
     pub fn reserve_response(&self, bytes: usize) -> Option<Reservation> {
         Reservation::of(&self.response_bytes, bytes)
     }
+}
+
+/// Waits for the commit of what was pushed.
+async fn acknowledged(
+    pushed: Result<oneshot::Receiver<Acknowledgement>, AppendError>,
+) -> Result<Outcome, AppendError> {
+    let outcome = pushed?.await.map(Acknowledgement::receive);
+    outcome.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
 }
 
 fn writer_has_stopped() -> WriteError {

@@ -5,8 +5,15 @@ use clap::Arg;
 use crate::core::text::excerpt;
 
 /// The settings that are passwords, keys and tokens.
-pub(super) const SECRETS: [&str; 6] =
-    ["--password", "--signing-key", "--previous-signing-key", "--token", "--alert-secret", "--smtp-password"];
+pub(super) const SECRETS: [&str; 7] = [
+    "--password",
+    "--signing-key",
+    "--previous-signing-key",
+    "--token",
+    "--sign-secret",
+    "--alert-secret",
+    "--smtp-password",
+];
 
 /// Settings whose values may contain a secret.
 const NOT_SHOWN: [&str; 3] = ["--header", "--alert", "--alert-on"];

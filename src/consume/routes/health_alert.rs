@@ -35,7 +35,7 @@ pub async fn answer(state: &AppState, head: Parts, body: &mut RequestBody) -> Re
         let detail = "no channel for health alerts is configured: not stored";
         return Err(Problem::unavailable(detail).lasting());
     }
-    let appended = append(state, Append { events, key, deliveries }, reservation).await;
+    let appended = append(state, Append { events, key, aliases: Vec::new(), deliveries }, reservation).await;
     let id = settle(state, appended, 1)?;
     let (status, text) = outcome(&state.store, id).await;
     Ok(with_location(json_response(status, text), path_depth.event(id)))
@@ -44,7 +44,7 @@ pub async fn answer(state: &AppState, head: Parts, body: &mut RequestBody) -> Re
 fn check_format(headers: &HeaderMap) -> Result<(), Problem> {
     match Format::of(headers) {
         Ok(Format::Json) => Ok(()),
-        Ok(Format::Ndjson) | Err(_) => Err(Problem::unsupported_media_type(
+        Ok(_) | Err(_) => Err(Problem::unsupported_media_type(
             "expected the header `Content-Type: application/json`, in UTF-8",
         )),
     }

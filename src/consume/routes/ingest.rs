@@ -6,9 +6,11 @@ use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::http::request::Parts;
 use sha2::{Digest, Sha256};
 use tokio::time::error::Elapsed;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::attributes::Attributes;
 use super::state::AppState;
+use crate::consume::answer::{Answer, json_response, with_location};
 use crate::consume::coding;
 use crate::consume::metrics::EventOutcome;
 use crate::consume::problem::Problem;
@@ -19,11 +21,11 @@ use crate::core::text::excerpt;
 use crate::store::backend::{Append, IdempotencyKey, Outcome};
 use crate::store::{AppendError, Reservation};
 
-const KEY_LIMIT_BYTES: usize = 255;
-
 /// A request to store events: its headers are valid, and its body is in memory, decompressed.
 pub struct Upload {
     pub format: Format,
+    /// The attributes of a CloudEvent in binary mode.
+    pub attributes: Option<Attributes>,
     pub key: Option<String>,
     pub path_depth: PathDepth,
     pub body: Bytes,
@@ -32,13 +34,15 @@ pub struct Upload {
 
 impl Upload {
     pub async fn read(state: &AppState, head: Parts, body: &mut RequestBody) -> Result<Upload, Problem> {
-        let format = Format::of(&head.headers)?;
+        let attributes = Attributes::of(&head.headers)?;
+        // The Content-Type of a CloudEvent in binary mode is that of its data.
+        let format = if attributes.is_some() { Format::CloudEvent } else { Format::of(&head.headers)? };
         let coding = coding::of_request(&head.headers)?;
         let (key, path_depth) = (key_of(&head.headers)?, PathDepth::of(&head));
         // The headers are views of hyper's read buffer, which hyper can reuse once they are dropped.
         drop(head);
         let (body, reservation) = read_body(state, body, coding, state.body_limit_bytes).await?;
-        Ok(Upload { format, key, path_depth, body, reservation })
+        Ok(Upload { format, attributes, key, path_depth, body, reservation })
     }
 }
 
@@ -66,6 +70,8 @@ pub enum Format {
     Json,
     /// One object per line.
     Ndjson,
+    CloudEvent,
+    CloudEventBatch,
 }
 
 impl Format {
@@ -82,6 +88,8 @@ impl Format {
         let mut parts = content_type.split(';').map(|part| part.trim().to_ascii_lowercase());
         let format = match parts.next().as_deref() {
             Some("application/json") => Some(Format::Json),
+            Some("application/cloudevents+json") => Some(Format::CloudEvent),
+            Some("application/cloudevents-batch+json") => Some(Format::CloudEventBatch),
             Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Some(Format::Ndjson),
             _ => None,
         };
@@ -106,9 +114,11 @@ fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().unwrap_or_default();
     let printable = key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    if key.is_empty() || !printable || key.len() > KEY_LIMIT_BYTES || values.next().is_some() {
+    let fits = (1..=IdempotencyKey::LIMIT_BYTES).contains(&key.len()) && !key.starts_with(' ');
+    if !fits || !printable || values.next().is_some() {
         return Err(Problem::bad_request(format!(
-            "expected one Idempotency-Key of 1 to {KEY_LIMIT_BYTES} printable ASCII characters"
+            "expected one Idempotency-Key of 1 to {} printable ASCII characters",
+            IdempotencyKey::LIMIT_BYTES
         )));
     }
     Ok(Some(key.to_owned()))
@@ -127,6 +137,21 @@ pub async fn append(state: &AppState, append: Append, reservation: Reservation) 
     let is_alert = !append.deliveries.is_empty();
     let appended = timeout(state.store_timeout, state.store.append(append, reservation)).await;
     if is_alert {
+        state.alerts.wake_workers();
+    }
+    appended
+}
+
+/// Stores events of which each has a key of its own, in their order. A repeated one changes nothing for the others.
+pub async fn append_each(state: &AppState, appends: Vec<Append>, reservation: Reservation) -> Vec<Appended> {
+    let has_alerts = appends.iter().any(|append| !append.deliveries.is_empty());
+    let deadline = Instant::now() + state.store_timeout;
+    let waiting = state.store.append_each(appends, reservation);
+    let mut appended = Vec::with_capacity(waiting.len());
+    for append in waiting {
+        appended.push(timeout_at(deadline, append).await);
+    }
+    if has_alerts {
         state.alerts.wake_workers();
     }
     appended
@@ -152,4 +177,15 @@ pub fn settle(state: &AppState, appended: Appended, count: usize) -> Result<i64,
     };
     state.metrics.settled(outcome, count);
     first_id
+}
+
+/// Answers that one event is stored.
+pub fn stored(path_depth: PathDepth, id: i64) -> Answer {
+    let response = json_response(StatusCode::CREATED, r#"{"status":"success"}"#);
+    with_location(response, path_depth.event(id))
+}
+
+/// Answers that all events of a list are stored.
+pub fn stored_list(count: usize) -> Answer {
+    json_response(StatusCode::CREATED, format!(r#"{{"status":"success","count":{count}}}"#))
 }

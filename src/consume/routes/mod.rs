@@ -1,7 +1,10 @@
 //! From a request to its response: the checks that all requests pass, and then a route, which has a file of its own.
 
+mod attributes;
 mod events;
+mod handshake;
 mod health_alert;
+mod hook;
 mod ingest;
 mod monitoring;
 mod openapi;
@@ -106,10 +109,12 @@ async fn checked(
     }
     match route {
         Route::Page => Ok(page::answer()),
+        Route::Events if head.method == Method::OPTIONS => handshake::answer(&head.headers, route),
         Route::Events if is_read(&head.method) => state.in_time(events::list(&state.store, &head)).await,
         Route::Events => events::store(state, head, body).await,
         Route::Event(id) => state.in_time(events::show(&state.store, &head, id)).await,
         Route::Stream => state.in_time(stream::open(&state.hub, &state.store, &head, valid_until)).await,
+        Route::Hook => hook::answer(state, head, body).await,
         Route::HealthAlert => health_alert::answer(state, head, body).await,
         Route::Token => token::answer(state, &head, body, client).await,
         Route::Health => Ok(monitoring::health()),

@@ -10,6 +10,7 @@ use crate::alert::Alerts;
 use crate::auth::Authenticator;
 use crate::consume::answer::Answer;
 use crate::consume::cross_origin::CrossOrigin;
+use crate::consume::hooks::Hooks;
 use crate::consume::metrics::Metrics;
 use crate::consume::problem::Problem;
 use crate::consume::requests::RequestLog;
@@ -20,6 +21,7 @@ pub struct AppState {
     /// None where requests need no authentication.
     pub access: Option<Authenticator>,
     pub cross_origin: CrossOrigin,
+    pub hooks: Arc<Hooks>,
     pub alerts: Arc<Alerts>,
     pub hub: Arc<Hub>,
     pub metrics: Arc<Metrics>,

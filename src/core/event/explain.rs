@@ -119,7 +119,7 @@ impl Refusal {
     }
 
     /// Runs `check` with `step` appended to the pointer.
-    fn at<T>(&mut self, step: impl fmt::Display, check: impl FnOnce(&mut Refusal) -> T) -> T {
+    pub fn at<T>(&mut self, step: impl fmt::Display, check: impl FnOnce(&mut Refusal) -> T) -> T {
         let length = self.pointer.len();
         write!(self.pointer, "/{step}").expect("memory takes all text");
         let checked = check(self);
@@ -132,6 +132,11 @@ impl Refusal {
         if self.errors.len() < LISTED_ERRORS {
             self.errors.push(MemberError { pointer: self.pointer.clone(), detail: detail.into() });
         }
+    }
+
+    /// Points at a member.
+    pub fn add_at(&mut self, member: &str, detail: impl Into<String>) {
+        self.at(member, |refusal| refusal.add(detail));
     }
 
     /// Points at the unknown member, or, where its name is too long to repeat, at the object that holds it.

@@ -1,5 +1,6 @@
 //! The event, and the only way to make one: parsing bytes.
 
+pub mod cloud_event;
 mod explain;
 #[cfg(test)]
 mod tests;
@@ -138,6 +139,22 @@ impl Event {
         }
     }
 
+    /// Makes an event of a request that does not hold both strings as ours do.
+    ///
+    /// # Errors
+    /// What is wrong with either, by its name.
+    pub fn of(event_type: String, event_payload: String) -> Result<Event, ParseError> {
+        let mut refusal = Refusal::default();
+        for (member, text, limit) in
+            [("event_type", &event_type, EVENT_TYPE_LIMIT), ("event_payload", &event_payload, usize::MAX)]
+        {
+            if let Some(problem) = problem_of_string(text, limit) {
+                refusal.add_at(member, problem);
+            }
+        }
+        if refusal.is_empty() { Ok(Event { event_type, event_payload }) } else { Err(refusal.into_error()) }
+    }
+
     pub fn event_type(&self) -> &str {
         &self.event_type
     }
@@ -198,7 +215,7 @@ impl<'de> Visitor<'de> for EventVisitor {
 
 /// The text without its byte order mark. All of it is checked to be UTF-8, because `serde_json` does not check what it
 /// skips.
-fn text_of(bytes: &[u8]) -> Result<&str, ParseError> {
+pub fn text_of(bytes: &[u8]) -> Result<&str, ParseError> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(str_without_byte_order_mark(text)),
         Err(error) => Err(ParseError::Encoding { offset: error.valid_up_to() }),

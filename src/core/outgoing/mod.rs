@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use self::input::{Extent, Input, Position};
+use super::members::Members;
 use super::text::{BYTE_ORDER_MARK, excerpt};
 
 const VALUE_LIMIT_BYTES: usize = 64 << 20;
@@ -36,6 +37,16 @@ impl Outgoing {
     /// The object as a line of NDJSON: unchanged except for line breaks between its members.
     pub fn in_one_line(&self) -> String {
         self.body.replace(['\n', '\r'], " ")
+    }
+
+    /// The object as the data of a CloudEvent of its type. A type that is no string is not made one, so that a receiver
+    /// refuses it as it would refuse the object.
+    pub fn in_cloud_event(&self, id: &str) -> String {
+        let members = Members::of(&self.body).ok();
+        let event_type = members.as_ref().and_then(|members| members.get("event_type"));
+        let event_type = event_type.map(|event_type| format!(r#","type":{event_type}"#)).unwrap_or_default();
+        let start = format!(r#"{{"specversion":"1.0","id":"{id}","source":"eventctl"{event_type}"#);
+        format!(r#"{start},"datacontenttype":"application/json","data":{}}}"#, self.body)
     }
 
     fn new(object: String) -> Outgoing {

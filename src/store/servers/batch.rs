@@ -1,6 +1,6 @@
 //! A batch of appends as databases that decide idempotency see it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::super::backend::{Append, IdempotencyKey, NewDelivery, Outcome};
 use crate::core::event::Event;
@@ -30,11 +30,11 @@ pub struct BatchKey<'a> {
 }
 
 struct Placed<'a> {
+    append: &'a Append,
+    /// How many events of the batch come before its own.
     position: i64,
-    key: Option<&'a IdempotencyKey>,
-    deliveries: &'a [NewDelivery],
-    /// Whether an append before it in the batch has the same key.
-    is_repetition: bool,
+    /// The first of its keys that is known, or that an append before it in the batch has.
+    repeats: Option<&'a IdempotencyKey>,
 }
 
 impl<'a> Batch<'a> {
@@ -43,24 +43,21 @@ impl<'a> Batch<'a> {
     pub fn of(appends: &[&'a Append], known: &KnownKeys) -> Batch<'a> {
         let mut batch =
             Batch { events: Vec::new(), keys: Vec::new(), appends: Vec::with_capacity(appends.len()) };
-        let mut first_with_key: HashMap<&str, i64> = HashMap::new();
+        let mut new: HashSet<&str> = HashSet::new();
         for append in appends {
             let position = batch.events.len() as i64;
-            let key = append.key.as_ref();
-            let mut placed = Placed { position, key, deliveries: &[], is_repetition: true };
-            if let Some(key) = key {
-                let first = *first_with_key.entry(&key.key).or_insert(position);
-                if first != position || known.contains_key(&key.key) {
-                    placed.position = first;
-                    batch.appends.push(placed);
-                    continue;
-                }
-                let event_count = append.events.len() as i64;
+            let is_taken =
+                |key: &&IdempotencyKey| known.contains_key(&key.key) || new.contains(key.key.as_str());
+            let repeats = append.keys().find(is_taken);
+            batch.appends.push(Placed { append, position, repeats });
+            if repeats.is_some() {
+                continue;
+            }
+            let event_count = append.events.len() as i64;
+            for key in append.keys() {
+                new.insert(&key.key);
                 batch.keys.push(BatchKey { key: &key.key, digest: &key.body_digest, position, event_count });
             }
-            placed.deliveries = &append.deliveries;
-            placed.is_repetition = false;
-            batch.appends.push(placed);
             batch.events.extend((position..).zip(&append.events));
         }
         batch
@@ -68,32 +65,40 @@ impl<'a> Batch<'a> {
 
     /// Whether any event has an alert to send.
     pub fn has_deliveries(&self) -> bool {
-        self.appends.iter().any(|append| !append.deliveries.is_empty())
+        self.new_appends().any(|placed| !placed.append.deliveries.is_empty())
     }
 
     /// The deliveries of the events, with the events' ids.
     pub fn deliveries(&self, before: i64) -> impl Iterator<Item = (i64, &'a NewDelivery)> {
-        self.appends.iter().flat_map(move |append| {
-            let first_id = before + append.position + 1;
-            append.deliveries.iter().map(move |delivery| (first_id + delivery.position as i64, delivery))
+        self.new_appends().flat_map(move |placed| {
+            let first_id = before + placed.position + 1;
+            placed
+                .append
+                .deliveries
+                .iter()
+                .map(move |delivery| (first_id + delivery.position as i64, delivery))
         })
+    }
+
+    fn new_appends(&self) -> impl Iterator<Item = &Placed<'a>> {
+        self.appends.iter().filter(|placed| placed.repeats.is_none())
     }
 
     /// What became of each append: `before` is the id before the batch's first.
     pub fn outcomes(&self, before: i64, known: &KnownKeys) -> Vec<Outcome> {
         let new: HashMap<&str, &BatchKey<'_>> = self.keys.iter().map(|key| (key.key, key)).collect();
-        let outcome = |append: &Placed<'_>| {
-            let here = before + append.position + 1;
-            let Some(key) = append.key else { return Outcome::Stored { first_id: here, repeated: false } };
-            let (digest, first_id, repeated) = match (known.get(&key.key), new.get(key.key.as_str())) {
-                (Some((digest, first_id)), _) => (digest.as_slice(), *first_id, true),
-                (None, Some(new)) => (new.digest, here, append.is_repetition),
+        let outcome = |placed: &Placed<'_>| {
+            let Some(key) = placed.repeats else {
+                return Outcome::Stored { first_id: before + placed.position + 1, repeated: false };
+            };
+            let (digest, first_id) = match (known.get(&key.key), new.get(key.key.as_str())) {
+                (Some((digest, first_id)), _) => (digest.as_slice(), *first_id),
+                (None, Some(new)) => (new.digest, before + new.position + 1),
                 (None, None) => return Outcome::KeyReused,
             };
-            if digest == key.body_digest {
-                Outcome::Stored { first_id, repeated }
-            } else {
-                Outcome::KeyReused
+            match digest == key.body_digest {
+                true => Outcome::Stored { first_id, repeated: true },
+                false => Outcome::KeyReused,
             }
         };
         self.appends.iter().map(outcome).collect()
@@ -109,7 +114,12 @@ mod tests {
             Event::parse(format!(r#"{{"event_type":"a","event_payload":"{payload}"}}"#).as_bytes()).unwrap()
         };
         let key = key.map(|(key, digest)| IdempotencyKey { key: key.to_owned(), body_digest: [digest; 32] });
-        Append { events: payloads.iter().map(event).collect(), key, deliveries: Vec::new() }
+        Append {
+            events: payloads.iter().map(event).collect(),
+            key,
+            aliases: Vec::new(),
+            deliveries: Vec::new(),
+        }
     }
 
     #[test]
@@ -136,6 +146,30 @@ mod tests {
         let repeated = |first_id| Outcome::Stored { first_id, repeated: true };
         let reused = Outcome::KeyReused;
         let expected = [stored(101), repeated(40), stored(102), repeated(102), reused, reused, stored(104)];
+        assert_eq!(batch.outcomes(100, &known), expected);
+    }
+
+    #[test]
+    fn a_request_is_known_by_any_of_its_keys() {
+        let named = |keys: &[&str], payloads: &[&str]| {
+            let key = |key: &&str| IdempotencyKey { key: (*key).to_owned(), body_digest: [1; 32] };
+            let mut keys: Vec<IdempotencyKey> = keys.iter().map(key).collect();
+            Append { key: Some(keys.remove(0)), aliases: keys, ..append(None, payloads) }
+        };
+        let appends = [
+            named(&["a", "known"], &["0"]),
+            named(&["b", "c"], &["1", "2"]),
+            named(&["d", "c"], &["3"]),
+            named(&["a", "e"], &["4"]),
+            named(&["d"], &["5"]),
+        ];
+        let appends: Vec<&Append> = appends.iter().collect();
+        let known = KnownKeys::from([("known".to_owned(), (vec![1; 32], 40))]);
+        let batch = Batch::of(&appends, &known);
+        assert_eq!(batch.keys.iter().map(|key| key.key).collect::<Vec<_>>(), ["b", "c", "a", "e", "d"]);
+        let stored = |first_id, repeated| Outcome::Stored { first_id, repeated };
+        let expected = [(40, true), (101, false), (101, true), (103, false), (104, false)];
+        let expected = expected.map(|(first_id, repeated)| stored(first_id, repeated));
         assert_eq!(batch.outcomes(100, &known), expected);
     }
 }

@@ -36,11 +36,11 @@ impl SqliteBackend {
         let mut events = Vec::with_capacity(appends.len());
         let mut all_deliveries = Vec::new();
         for append in appends {
-            if let Some(outcome) = self.outcome_of_key(append)? {
+            if let Some(outcome) = self.outcome_of_keys(append)? {
                 outcomes.push(outcome);
                 continue;
             }
-            self.remember_key(append, next_id)?;
+            self.remember_keys(append, next_id)?;
             outcomes.push(Outcome::Stored { first_id: next_id, repeated: false });
             let deliveries = append.deliveries.iter();
             all_deliveries.extend(deliveries.map(|delivery| (next_id + delivery.position as i64, delivery)));
@@ -76,22 +76,27 @@ impl SqliteBackend {
         Ok(())
     }
 
-    /// What an earlier request with the same key was answered, or is about to be in this transaction.
-    fn outcome_of_key(&self, append: &Append) -> rusqlite::Result<Option<Outcome>> {
-        let Some(key) = &append.key else { return Ok(None) };
-        let mut select = self.connection.prepare_cached(SELECT_KEY)?;
-        let known = select.query_row([&key.key], |row| {
-            let same_body = row.get_ref(0)?.as_blob()? == key.body_digest;
-            let stored = |first_id| Outcome::Stored { first_id, repeated: true };
-            Ok(if same_body { stored(row.get(1)?) } else { Outcome::KeyReused })
-        });
-        known.optional()
+    /// What an earlier request with one of the keys was answered, or is about to be in this transaction.
+    fn outcome_of_keys(&self, append: &Append) -> rusqlite::Result<Option<Outcome>> {
+        for key in append.keys() {
+            let mut select = self.connection.prepare_cached(SELECT_KEY)?;
+            let known = select.query_row([&key.key], |row| {
+                let same_body = row.get_ref(0)?.as_blob()? == key.body_digest;
+                let stored = |first_id| Outcome::Stored { first_id, repeated: true };
+                Ok(if same_body { stored(row.get(1)?) } else { Outcome::KeyReused })
+            });
+            if let Some(outcome) = known.optional()? {
+                return Ok(Some(outcome));
+            }
+        }
+        Ok(None)
     }
 
-    fn remember_key(&self, append: &Append, first_id: i64) -> rusqlite::Result<()> {
-        let Some(key) = &append.key else { return Ok(()) };
-        let mut insert = self.connection.prepare_cached(INSERT_KEY)?;
-        insert.execute(params![key.key, key.body_digest, first_id, append.events.len()])?;
+    fn remember_keys(&self, append: &Append, first_id: i64) -> rusqlite::Result<()> {
+        for key in append.keys() {
+            let mut insert = self.connection.prepare_cached(INSERT_KEY)?;
+            insert.execute(params![key.key, key.body_digest, first_id, append.events.len()])?;
+        }
         Ok(())
     }
 }

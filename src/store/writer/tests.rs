@@ -90,7 +90,7 @@ impl Bench {
     /// Queues an append of one event.
     fn push(&self) -> oneshot::Receiver<Acknowledgement> {
         let event = Event::parse(br#"{"event_type": "a", "event_payload": "b"}"#).unwrap();
-        let append = Append { events: vec![event], key: None, deliveries: Vec::new() };
+        let append = Append { events: vec![event], key: None, aliases: Vec::new(), deliveries: Vec::new() };
         let (acknowledge, acknowledged) = oneshot::channel();
         let reservation = Reservation::of(&Budget::new(1), 0).unwrap();
         let _ = self.queue.push(append, reservation, acknowledge).unwrap();
@@ -114,7 +114,12 @@ impl Bench {
 /// Queues an append of so many events.
 fn push_events(queue: &Queue, count: usize) -> Result<Option<FirstOfBatch<'_>>, AppendError> {
     let event = || Event::parse(br#"{"event_type": "a", "event_payload": "b"}"#).unwrap();
-    let append = Append { events: (0..count).map(|_| event()).collect(), key: None, deliveries: Vec::new() };
+    let append = Append {
+        events: (0..count).map(|_| event()).collect(),
+        key: None,
+        aliases: Vec::new(),
+        deliveries: Vec::new(),
+    };
     let reservation = Reservation::of(&Budget::new(1), 0).unwrap();
     queue.push(append, reservation, oneshot::channel().0)
 }

@@ -20,8 +20,8 @@ use crate::consume::tokens::{log_in, start_guarded};
 use crate::util::http::Response;
 use crate::util::{Consume, random};
 
-/// Where the heads of requests are given more room, so that one can be too long in more than one way.
-const LARGE_HEADS: [&str; 2] = ["--header-limit", "256KiB"];
+/// A server with a hook, where the heads of requests are given more room, so that one can be too long in more than one way.
+const LARGE_HEADS: [&str; 4] = ["--header-limit", "256KiB", "--hook", "hook=none"];
 
 /// Answers that are described, and that no test here can bring about, each with the reason.
 const UNSEEN: [(&str, &str, &str); 0] = [];
@@ -124,6 +124,7 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
             scope.spawn(situations::the_store_is_locked),
             scope.spawn(situations::the_disk_is_full),
             scope.spawn(situations::alerts_are_sent),
+            scope.spawn(situations::webhooks_are_sent),
         ];
         let seen = tests.map(|test| test.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         seen.into_iter().flatten().collect::<Seen>()

@@ -9,12 +9,13 @@ use tempfile::tempdir;
 
 use super::document::{DOCUMENT, Operation, Seen};
 use super::wire::{Client, Expectation, Framing, Request};
+use crate::consume::hooks::slack_headers;
 use crate::consume::tokens::{PASSWORD, USERNAME, log_in, password_form, refresh_form, start_for};
 use crate::util::disk::{Disk, Fault};
 use crate::util::http::event;
 use crate::util::receiver::{Receiver, Reply};
 use crate::util::sse::EventStream;
-use crate::util::{Consume, write_secret};
+use crate::util::{Consume, write_file, write_secret};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const ALERT: &str = r#"{"issues":["service-a-failure"]}"#;
@@ -30,7 +31,12 @@ fn operation(name: &str) -> Operation {
 fn one_of_each() -> Vec<Request> {
     let mut requests = Vec::new();
     for operation in DOCUMENT.operations() {
-        let target = operation.path.clone().unwrap_or("/nothing".to_owned()).replace("{id}", "1");
+        let target = operation
+            .path
+            .clone()
+            .unwrap_or("/nothing".to_owned())
+            .replace("{id}", "1")
+            .replace("{name}", "hook");
         let methods = match &operation.method {
             Some(method) => vec![method.clone()],
             None => vec!["DELETE".to_owned(), "POST".to_owned(), "HEAD".to_owned()],
@@ -49,6 +55,7 @@ fn one_of_each() -> Vec<Request> {
 fn filled(request: Request) -> Request {
     match request.operation.name().as_str() {
         "POST /event" => request.body("application/json", event("a", "b")),
+        "POST /hook/{name}" => request.body("application/json", "{}"),
         "POST /api/v1/health-alert" => request.body("application/json", ALERT),
         "POST /token" => request.body(FORM, password_form(USERNAME, PASSWORD)),
         _ => request,
@@ -249,7 +256,7 @@ pub fn some_paths_have_nothing() -> Seen {
 
 pub fn there_are_too_many_connections() -> Seen {
     let directory = tempdir().unwrap();
-    let server = Consume::start_with(directory.path(), &["--max-connections", "1"]);
+    let server = Consume::start_with(directory.path(), &["--max-connections", "1", "--hook", "hook=none"]);
     let mut only = server.connect();
     assert_eq!(only.get("/health").status, 200);
     let mut client = Client::new(server.address);
@@ -262,7 +269,8 @@ pub fn there_are_too_many_connections() -> Seen {
 
 pub fn bodies_do_not_arrive() -> Seen {
     let directory = tempdir().unwrap();
-    let server = start_for(directory.path(), USERNAME, PASSWORD, &["--body-timeout", "100ms"]);
+    let server =
+        start_for(directory.path(), USERNAME, PASSWORD, &["--body-timeout", "100ms", "--hook", "hook=none"]);
     let bearer = format!("Bearer {}", log_in(&server).access);
     let mut client = Client::new(server.address);
     for request in one_of_each().into_iter().filter(takes_body) {
@@ -283,15 +291,19 @@ fn start_alerting(directory: &Path, receiver: &Receiver, arguments: &[&str]) -> 
 pub fn the_store_is_locked() -> Seen {
     let directory = tempdir().unwrap();
     let receiver = Receiver::start(|_, _| Reply::status(200, ""));
-    let limits = ["--store-timeout", "100ms", "--queue-events", "2"];
+    let limits = ["--store-timeout", "100ms", "--queue-events", "3", "--hook", "hook=none"];
     let server = start_alerting(directory.path(), &receiver, &limits);
     let store = rusqlite::Connection::open(directory.path().join("events.db")).unwrap();
     store.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut client = Client::new(server.address);
-    for (name, path) in [("POST /event", "/event"), ("POST /api/v1/health-alert", "/api/v1/health-alert")] {
+    for (name, path) in [
+        ("POST /event", "/event"),
+        ("POST /api/v1/health-alert", "/api/v1/health-alert"),
+        ("POST /hook/{name}", "/hook/hook"),
+    ] {
         assert_eq!(client.send(&filled(Request::new(&operation(name), "POST", path))).status, 504);
     }
-    // The two wait for the store, and there is no room for a third.
+    // The three wait for the store, and there is no room for a fourth.
     for request in one_of_each() {
         let response = client.send(&request);
         assert!(!takes_body(&request) || [404, 503].contains(&response.status), "{response:?}");
@@ -307,13 +319,14 @@ pub fn the_disk_is_full() -> Seen {
     write_secret(directory.path(), "password", PASSWORD);
     let mut command = disk.eventctl(directory.path());
     command.args(["consume", "--port", "0", "--username", USERNAME, "--password-file", "password"]);
-    command.args(["--alert-allow-private", "--alert", &receiver.url("/")]);
+    command.args(["--alert-allow-private", "--alert", &receiver.url("/"), "--hook", "hook=none"]);
     let server = Consume::start_command(&mut command);
     let bearer = format!("Bearer {}", log_in(&server).access);
     disk.switch_on(Fault::NoSpace);
     let mut client = Client::new(server.address);
-    for path in ["/event", "/api/v1/health-alert", "/token"] {
-        let request = filled(Request::new(&operation(&format!("POST {path}")), "POST", path));
+    for path in ["/event", "/hook/{name}", "/api/v1/health-alert", "/token"] {
+        let target = path.replace("{name}", "hook");
+        let request = filled(Request::new(&operation(&format!("POST {path}")), "POST", &target));
         assert_eq!(client.send(&request.header("Authorization", &bearer)).status, 507, "{path}");
     }
     client.seen
@@ -340,4 +353,31 @@ pub fn alerts_are_sent() -> Seen {
         seen.extend(client.seen);
     }
     seen
+}
+
+/// A server with hooks that ask whether they are ours, and that find nothing signed.
+pub fn webhooks_are_sent() -> Seen {
+    let directory = tempdir().unwrap();
+    write_secret(directory.path(), "secret", "slack's secret");
+    write_file(
+        directory.path(),
+        "config.yaml",
+        "consume:\n  hook:\n  - slack=slack:secret\n  - name: meta\n    verify: meta\n    secret-file: secret\n    \
+         verify-token-file: secret\n",
+    );
+    let server = Consume::start_with(directory.path(), &["--config", "config.yaml"]);
+    let mut client = Client::new(server.address);
+    let post = Request::new(&operation("POST /hook/{name}"), "POST", "/hook/slack");
+    let question = r#"{"type":"url_verification","challenge":"3eZbrw1a"}"#;
+    let signed = slack_headers("slack's secret", question).into_iter();
+    let asked = signed.fold(post.clone(), |request, (name, value)| request.header(name, value));
+    assert_eq!(
+        client.send(&asked.body("application/json", question)).json(),
+        json!({"challenge": "3eZbrw1a"})
+    );
+    assert_eq!(client.send(&post.body("application/json", question)).status, 401);
+    let confirm = operation("GET /hook/{name}");
+    let target = "/hook/meta?hub.mode=subscribe&hub.challenge=1158&hub.verify_token=slack%27s%20secret";
+    assert_eq!(client.send(&Request::new(&confirm, "GET", target)).text(), "1158");
+    client.seen
 }

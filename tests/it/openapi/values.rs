@@ -186,7 +186,8 @@ impl Values {
             0 => bytes.insert(at, 0xff),
             1 => bytes.truncate(text.trim_end().len().saturating_sub(1)),
             2 => bytes.extend(b"x"),
-            3 => bytes = [b"\xef\xbb\xbf", &bytes[..]].concat(),
+            // A byte order mark is passed over at the start alone.
+            3 => bytes = [&bytes[..1], b"\xef\xbb\xbf", &bytes[1..]].concat(),
             4 => bytes.clear(),
             5 => bytes = b" \n\t ".to_vec(),
             6 => bytes = "[".repeat(self.random.usize(1..5000)).into_bytes(),

@@ -32,7 +32,7 @@ fn alert(process: &Open, now: Timestamp) {
         repeat_after: Duration::ZERO,
     };
     let events = vec![Event::parse(event("a", "b").as_bytes()).unwrap()];
-    let append = Append { events, key: None, deliveries: vec![delivery] };
+    let append = Append { events, key: None, aliases: Vec::new(), deliveries: vec![delivery] };
     process.write(move |backend| backend.append(&[&append], now));
 }
 

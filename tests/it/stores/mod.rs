@@ -6,6 +6,7 @@ mod conflicts;
 mod connecting;
 pub mod database;
 mod events;
+mod hooks;
 mod keys;
 mod listing;
 mod lost;

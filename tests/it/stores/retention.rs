@@ -186,6 +186,7 @@ impl Trial<'_> {
         let append = Append {
             events,
             key: key.clone().map(|(key, body)| IdempotencyKey { key, body_digest: [body; 32] }),
+            aliases: Vec::new(),
             deliveries,
         };
         let now = Timestamp::from_microseconds(received_at);
@@ -452,6 +453,7 @@ fn a_request_whose_key_is_being_deleted_is_stored_or_known(store: &TestStore) {
                 let append = Append {
                     events: vec![Event::parse(event("a", "b").as_bytes()).unwrap()],
                     key: Some(IdempotencyKey { key: "key".to_owned(), body_digest: [1; 32] }),
+                    aliases: Vec::new(),
                     deliveries: Vec::new(),
                 };
                 let outcome = process.write(move |backend| backend.append(&[&append], Timestamp::now()))[0];
@@ -543,7 +545,8 @@ fn append_with(
 ) {
     let parse = || Event::parse(event("a", "123456789").as_bytes()).unwrap();
     let key = key.map(|key| IdempotencyKey { key: key.to_owned(), body_digest: [1; 32] });
-    let append = Append { events: (0..count).map(|_| parse()).collect(), key, deliveries };
+    let append =
+        Append { events: (0..count).map(|_| parse()).collect(), key, aliases: Vec::new(), deliveries };
     open.write(move |backend| backend.append(&[&append], received_at));
 }
 

@@ -1,22 +1,43 @@
 //! `POST /event`: stores one event, an array of events or lines of events.
 
-use hyper::StatusCode;
 use hyper::http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use crate::consume::answer::{Answer, json_response, with_location};
+use crate::consume::answer::Answer;
 use crate::consume::problem::Problem;
 use crate::consume::request_body::RequestBody;
-use crate::consume::routes::ingest::{Format, Upload, append, digested, settle};
+use crate::consume::routes::ingest::{
+    Format, Upload, append, append_each, digested, settle, stored, stored_list,
+};
 use crate::consume::routes::state::AppState;
 use crate::core::event::Event;
+use crate::core::event::cloud_event::CloudEvent;
 use crate::core::text::without_byte_order_mark;
 use crate::store::backend::{Append, IdempotencyKey, Outcome};
 
 /// # Errors
 /// Nothing is stored, or, for 504, it is unknown whether the events are.
 pub async fn store(state: &AppState, head: Parts, body: &mut RequestBody) -> Result<Answer, Problem> {
-    let Upload { format, key, path_depth, body, reservation } = Upload::read(state, head, body).await?;
+    let upload = Upload::read(state, head, body).await?;
+    match (&upload.attributes, upload.format) {
+        (Some(attributes), _) => {
+            let event = attributes.with_data(&upload.body)?;
+            store_cloud_events(state, upload, vec![event], false).await
+        }
+        (None, Format::CloudEvent) => {
+            let event = CloudEvent::parse(&upload.body)?;
+            store_cloud_events(state, upload, vec![event], false).await
+        }
+        (None, Format::CloudEventBatch) => {
+            let events = CloudEvent::parse_batch(&upload.body)?;
+            store_cloud_events(state, upload, events, true).await
+        }
+        (None, Format::Json | Format::Ndjson) => store_events(state, upload).await,
+    }
+}
+
+async fn store_events(state: &AppState, upload: Upload) -> Result<Answer, Problem> {
+    let Upload { format, key, path_depth, body, reservation, .. } = upload;
     let (events, mut is_list) = parse(format, &body)?;
     let is_single_line = format == Format::Ndjson && events.len() == 1;
     let keys = key.map(|key| Keys::of(key, &body, is_single_line));
@@ -26,20 +47,37 @@ pub async fn store(state: &AppState, head: Parts, body: &mut RequestBody) -> Res
     let other = other_key.map(|key| Append {
         events: events.clone(),
         key: Some(key),
+        aliases: Vec::new(),
         deliveries: deliveries.clone(),
     });
-    let mut appended = append(state, Append { events, key, deliveries }, reservation).await;
+    let mut appended =
+        append(state, Append { events, key, aliases: Vec::new(), deliveries }, reservation).await;
     if let (Ok(Ok(Outcome::KeyReused)), Some(other)) = (&appended, other) {
         appended = append(state, other, state.store.reserve()).await;
         is_list = false;
     }
     let first_id = settle(state, appended, count)?;
-    Ok(if is_list {
-        json_response(StatusCode::CREATED, format!(r#"{{"status":"success","count":{count}}}"#))
-    } else {
-        let response = json_response(StatusCode::CREATED, r#"{"status":"success"}"#);
-        with_location(response, path_depth.event(first_id))
-    })
+    Ok(if is_list { stored_list(count) } else { stored(path_depth, first_id) })
+}
+
+/// Each is stored once by its source and id, whatever it came with.
+async fn store_cloud_events(
+    state: &AppState,
+    upload: Upload,
+    events: Vec<CloudEvent>,
+    is_list: bool,
+) -> Result<Answer, Problem> {
+    let count = events.len();
+    let appends = events.into_iter().map(|CloudEvent { event, source, id }| {
+        let key = Some(IdempotencyKey::of_parts(&["cloudevent", &source, &id]));
+        let events = vec![event];
+        let deliveries = state.alerts.deliveries_of(&events);
+        Append { events, key, aliases: Vec::new(), deliveries }
+    });
+    let appended = append_each(state, appends.collect(), upload.reservation).await;
+    let settled = appended.into_iter().map(|appended| settle(state, appended, 1));
+    let ids: Vec<i64> = settled.collect::<Result<_, _>>()?;
+    Ok(if is_list { stored_list(count) } else { stored(upload.path_depth, ids[0]) })
 }
 
 /// The events of a body, and whether they are a list, which has another response than one event.
@@ -49,7 +87,7 @@ fn parse(format: Format, body: &[u8]) -> Result<(Vec<Event>, bool), Problem> {
     match (format, first) {
         (Format::Ndjson, _) => Ok((Event::parse_lines(body)?, true)),
         (Format::Json, Some(b'[')) => Ok((Event::parse_array(body)?, true)),
-        (Format::Json, _) => Ok((vec![Event::parse(body)?], false)),
+        (_, _) => Ok((vec![Event::parse(body)?], false)),
     }
 }
 
