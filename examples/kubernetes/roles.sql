@@ -12,3 +12,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON refresh_tokens TO eventctl;
 GRANT SELECT, INSERT, UPDATE ON deliveries TO eventctl;
 GRANT SELECT, UPDATE ON outbox_lock TO eventctl;
 GRANT SELECT, INSERT, UPDATE ON alert_channels TO eventctl;
+GRANT SELECT, INSERT, UPDATE, DELETE ON subscriptions TO eventctl;
+GRANT SELECT, INSERT, UPDATE, DELETE ON subscription_events TO eventctl;
+GRANT SELECT, INSERT, UPDATE, DELETE ON subscription_claims TO eventctl;

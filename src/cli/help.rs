@@ -158,8 +158,15 @@ mod tests {
         }
         // An option that is in no group is about what its subcommand is for.
         let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        let hidden =
-            ["password", "signing-key", "previous-signing-key", "token", "alert-secret", "smtp-password"];
+        let hidden = [
+            "password",
+            "signing-key",
+            "previous-signing-key",
+            "token",
+            "sign-secret",
+            "alert-secret",
+            "smtp-password",
+        ];
         let others: Vec<&str> =
             names.into_iter().filter(|name| !grouped.contains(name) && !hidden.contains(name)).collect();
         assert_eq!(others, ["event-type", "payload", "resend"]);

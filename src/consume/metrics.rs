@@ -1,6 +1,6 @@
 //! The metrics of `consume`, as Prometheus text or OpenMetrics.
 //!
-//! No label comes from what clients send: routes and outcomes are a fixed few.
+//! No label comes from what clients send: routes and outcomes are a fixed few, and of the subscriptions only some are shown.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -22,6 +22,10 @@ use crate::core::timestamp::Timestamp;
 use crate::exposition;
 use crate::store::Store;
 use crate::store::outbox::open_deliveries;
+use crate::store::subscriptions::{Progress, Subscription, all_with_progress};
+
+/// At most so many subscriptions have metrics, the first by their names.
+const SUBSCRIPTION_LIMIT: usize = 100;
 
 /// How long a scrape waits for the store; beyond, the store's own metrics keep their last values.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +43,7 @@ pub struct Metrics {
     database_bytes: Gauge,
     log_bytes: Gauge,
     open_deliveries: Family<ChannelLabels, Gauge>,
+    subscriptions: SubscriptionMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,6 +79,62 @@ pub enum EventOutcome {
     Failed,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SubscriptionLabels {
+    subscription: String,
+}
+
+/// How far the subscriptions of the store are.
+#[derive(Default)]
+struct SubscriptionMetrics {
+    lag: Family<SubscriptionLabels, Gauge>,
+    in_flight: Family<SubscriptionLabels, Gauge>,
+    parked: Family<SubscriptionLabels, Gauge>,
+    oldest: Family<SubscriptionLabels, Gauge<f64, AtomicU64>>,
+}
+
+impl SubscriptionMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "subscription_lag",
+            "Events that a subscription has not handed out, at most 10000",
+            self.lag.clone(),
+        );
+        registry.register(
+            "subscription_in_flight",
+            "Events of a subscription that workers have",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "subscription_parked",
+            "Events that a subscription has parked",
+            self.parked.clone(),
+        );
+        registry.register_with_unit(
+            "subscription_oldest_timestamp",
+            "When the oldest event that is not acknowledged was received",
+            Unit::Seconds,
+            self.oldest.clone(),
+        );
+    }
+
+    fn set(&self, subscriptions: Vec<(Subscription, Progress)>) {
+        self.lag.clear();
+        self.in_flight.clear();
+        self.parked.clear();
+        self.oldest.clear();
+        for (subscription, progress) in subscriptions {
+            let labels = SubscriptionLabels { subscription: subscription.name };
+            self.lag.get_or_create(&labels).set(progress.lag);
+            self.in_flight.get_or_create(&labels).set(progress.in_flight);
+            self.parked.get_or_create(&labels).set(progress.parked);
+            if let Some(oldest) = progress.oldest {
+                self.oldest.get_or_create(&labels).set(oldest.as_microseconds() as f64 / 1e6);
+            }
+        }
+    }
+}
+
 impl Metrics {
     pub fn new(store: &Store, deliveries: &DeliveryMetrics) -> Metrics {
         let mut metrics = Metrics {
@@ -89,6 +150,7 @@ impl Metrics {
             database_bytes: Gauge::default(),
             log_bytes: Gauge::default(),
             open_deliveries: Family::default(),
+            subscriptions: SubscriptionMetrics::default(),
         };
         metrics.register(store, deliveries);
         metrics
@@ -153,6 +215,7 @@ impl Metrics {
             "1 where the server of the store had replicas at the start and its commits wait for none",
             asynchronous_replicas,
         );
+        self.subscriptions.register(registry);
         registry.register(
             "alert_deliveries",
             "Attempts to deliver alerts, by kind of channel and outcome",
@@ -189,8 +252,10 @@ impl Metrics {
         if let Some(ago) = backlog.last_commit {
             self.last_commit.set(Timestamp::now().before(ago).as_microseconds() as f64 / 1e6);
         }
-        let reading = store.read(|reader| Ok((reader.size()?, open_deliveries(reader)?)));
-        if let Ok(Ok((size, open))) = timeout(STORE_TIMEOUT, reading).await {
+        let reading = store.read(|reader| {
+            Ok((reader.size()?, open_deliveries(reader)?, all_with_progress(reader, SUBSCRIPTION_LIMIT)?))
+        });
+        if let Ok(Ok((size, open, subscriptions))) = timeout(STORE_TIMEOUT, reading).await {
             self.database_bytes.set(size.database_bytes);
             self.log_bytes.set(size.log_bytes.unwrap_or_default());
             self.open_deliveries.clear();
@@ -198,6 +263,7 @@ impl Metrics {
                 let channel = kind_of(&channel);
                 self.open_deliveries.get_or_create(&ChannelLabels { channel }).inc_by(count);
             }
+            self.subscriptions.set(subscriptions);
         }
         exposition::text_of(&self.registry, format)
     }

@@ -45,6 +45,7 @@ use self::metrics::Metrics;
 pub use self::query_string::parse_page_query;
 use self::requests::RequestLog;
 pub use self::retention::Retention;
+use self::retention::expire_subscriptions;
 use self::routes::{AppState, Hub, heartbeat_within};
 use self::server::{Listeners, Phase, Server, Tls};
 pub use self::settings::{
@@ -144,6 +145,7 @@ impl Service {
         }
         tasks.spawn("event streams", Arc::clone(&hub).run(store.clone()));
         tasks.spawn("retention", retention.run(store.clone()));
+        tasks.spawn("expiry of subscriptions", expire_subscriptions(store.clone()));
         tasks.spawn("reload of secrets", reload_on(hangup, tls.clone(), Arc::clone(&hooks)));
         let any_host = requires_authentication || listeners.are_exposed();
         let state = AppState {

@@ -37,6 +37,23 @@ pub fn parse_page_query(text: &str) -> Result<Query, String> {
     Ok(query)
 }
 
+/// The query of a list of parked events, `after` and `limit`: an id, and how many.
+pub fn parse_position_query(text: &str) -> Result<(i64, usize), String> {
+    let (mut after, mut limit) = (0, DEFAULT_LIMIT);
+    for_each_parameter(text, "after, limit", |name, value| {
+        match name {
+            "after" => after = parse(name, value, "an id such as `17`")?,
+            "limit" => limit = parse(name, value, "a number from 1 to 1000")?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    if !(1..=MAXIMUM_LIMIT).contains(&limit) {
+        return Err(bad_parameter("limit", "expected a number from 1 to 1000"));
+    }
+    Ok((after, limit))
+}
+
 /// The query of `GET /event/stream`.
 #[derive(Debug, Clone, Default)]
 pub struct StreamQuery {

@@ -12,6 +12,7 @@ use crate::core::duration::in_units;
 use crate::core::timestamp::Timestamp;
 use crate::core::wall_clock::{ClockChange, HOLD, Reading, WallClock};
 use crate::store::retention::{Deleted, Passed, Recount, RetentionLimits, delete_expired, last_known_time};
+use crate::store::subscriptions::{has_expired, remove_expired};
 use crate::store::{AppendError, Store};
 
 /// The pause between two sweeps: as long as the last sweep took, within these bounds.
@@ -157,6 +158,47 @@ impl Retention {
         }
         Ok(clock.insert(started).is_trusted())
     }
+}
+
+/// Ends subscriptions that nobody claims from any more, as long as the clock is believed.
+pub async fn expire_subscriptions(store: Store) -> Infallible {
+    let mut clock: Option<WallClock> = None;
+    loop {
+        sleep(SWEEP_PAUSE).await;
+        // The store itself logs that it does not answer.
+        if let Ok(names) = expired_subscriptions(&store, &mut clock).await {
+            for name in names {
+                warn!(
+                    "the subscription `{name}` has ended: nobody has claimed from it for as long as it expires"
+                );
+            }
+        }
+    }
+}
+
+async fn expired_subscriptions(
+    store: &Store,
+    clock: &mut Option<WallClock>,
+) -> Result<Vec<String>, AppendError> {
+    let is_believed = match clock {
+        Some(clock) => {
+            clock.observe(read_clocks());
+            clock.is_trusted()
+        }
+        None => {
+            let last_known = store.write_that_makes_room(last_known_time).await?;
+            let (started, _) = WallClock::new(read_clocks(), last_known, LONGEST_SUSPECT_PAUSE);
+            clock.insert(started).is_trusted()
+        }
+    };
+    let now = Timestamp::now();
+    let read = store.read(move |reader| reader.run(|statements| has_expired(statements, now)));
+    if !is_believed || !read.await.unwrap_or(false) {
+        return Ok(Vec::new());
+    }
+    store
+        .write_that_makes_room(move |backend| backend.run(|statements| remove_expired(statements, now)))
+        .await
 }
 
 fn as_number(count: usize) -> i64 {

@@ -16,6 +16,9 @@ pub enum Route {
     Stream,
     /// Which one the path says.
     Hook,
+    Subscriptions,
+    /// Of which one the path says.
+    Subscription(SubscriptionPart),
     HealthAlert,
     Token,
     Health,
@@ -24,13 +27,45 @@ pub enum Route {
     OpenApi,
 }
 
+/// What is below a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscriptionPart {
+    Itself,
+    Claim,
+    Acknowledge,
+    Reject,
+    Extend,
+    Parked,
+}
+
+impl SubscriptionPart {
+    fn of(path: &str) -> Option<SubscriptionPart> {
+        Some(match path {
+            "" => SubscriptionPart::Itself,
+            "claim" => SubscriptionPart::Claim,
+            "ack" => SubscriptionPart::Acknowledge,
+            "nack" => SubscriptionPart::Reject,
+            "extend" => SubscriptionPart::Extend,
+            "parked" => SubscriptionPart::Parked,
+            _ => return None,
+        })
+    }
+}
+
 impl Route {
-    const ALL: [Route; 11] = [
+    const ALL: [Route; 18] = [
         Route::Page,
         Route::Events,
         Route::Event(1),
         Route::Stream,
         Route::Hook,
+        Route::Subscriptions,
+        Route::Subscription(SubscriptionPart::Itself),
+        Route::Subscription(SubscriptionPart::Claim),
+        Route::Subscription(SubscriptionPart::Acknowledge),
+        Route::Subscription(SubscriptionPart::Reject),
+        Route::Subscription(SubscriptionPart::Extend),
+        Route::Subscription(SubscriptionPart::Parked),
         Route::HealthAlert,
         Route::Token,
         Route::Health,
@@ -48,11 +83,15 @@ impl Route {
             return Some(Route::Hook);
         }
         let path = path.strip_suffix('/').unwrap_or(path);
+        if let Some((_, part)) = subscription_of(path) {
+            return SubscriptionPart::of(part).map(Route::Subscription);
+        }
         let id = path.strip_prefix(Route::Events.path()).and_then(|rest| rest.strip_prefix('/'));
         match id.and_then(parse_position) {
             Some(id) => Some(Route::Event(id)),
             None => Route::ALL.into_iter().find(|route| {
-                route.path() == path && !matches!(route, Route::Page | Route::Event(_) | Route::Hook)
+                let has_name = matches!(route, Route::Event(_) | Route::Hook | Route::Subscription(_));
+                route.path() == path && !has_name && *route != Route::Page
             }),
         }
     }
@@ -64,6 +103,11 @@ impl Route {
         (!name.is_empty() && !name.contains('/')).then_some(name)
     }
 
+    /// The name of the subscription of a path.
+    pub fn subscription_name(path: &str) -> Option<&str> {
+        subscription_of(path.strip_suffix('/').unwrap_or(path)).map(|(name, _)| name)
+    }
+
     /// The path as OpenAPI, the metrics and the log name it.
     pub fn path(self) -> &'static str {
         match self {
@@ -72,6 +116,13 @@ impl Route {
             Route::Event(_) => "/event/{id}",
             Route::Stream => "/event/stream",
             Route::Hook => "/hook/{name}",
+            Route::Subscriptions => "/subscription",
+            Route::Subscription(SubscriptionPart::Itself) => "/subscription/{name}",
+            Route::Subscription(SubscriptionPart::Claim) => "/subscription/{name}/claim",
+            Route::Subscription(SubscriptionPart::Acknowledge) => "/subscription/{name}/ack",
+            Route::Subscription(SubscriptionPart::Reject) => "/subscription/{name}/nack",
+            Route::Subscription(SubscriptionPart::Extend) => "/subscription/{name}/extend",
+            Route::Subscription(SubscriptionPart::Parked) => "/subscription/{name}/parked",
             Route::HealthAlert => "/api/v1/health-alert",
             Route::Token => "/token",
             Route::Health => "/health",
@@ -86,7 +137,9 @@ impl Route {
         match self {
             Route::Events => "GET, HEAD, OPTIONS, POST",
             Route::Hook => "GET, OPTIONS, POST",
-            Route::HealthAlert | Route::Token => "POST",
+            Route::Subscription(SubscriptionPart::Itself) => "DELETE, GET, HEAD, PUT",
+            Route::Subscription(SubscriptionPart::Parked) => "GET, HEAD, POST",
+            Route::Subscription(_) | Route::HealthAlert | Route::Token => "POST",
             _ => READS,
         }
     }
@@ -109,6 +162,20 @@ impl Route {
     }
 }
 
+/// The name of a subscription in a path, and what follows it.
+fn subscription_of(path: &str) -> Option<(&str, &str)> {
+    let path = path.strip_prefix("/subscription/")?;
+    let (name, part) = match path.split_once('/') {
+        None => (path, ""),
+        // A second slash names nothing.
+        Some((name, "")) => (name, "/"),
+        Some(parts) => parts,
+    };
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_name = (1..=64).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('.');
+    is_name.then_some((name, part))
+}
+
 /// What a request asks for, as metrics and the log name it: one of a fixed few, whatever the client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Target {
@@ -122,6 +189,8 @@ impl Target {
             Method::GET => "GET",
             Method::HEAD => "HEAD",
             Method::POST => "POST",
+            Method::PUT => "PUT",
+            Method::DELETE => "DELETE",
             _ => "other",
         };
         Target { route: Route::of(path).map_or("other", Route::path), method }
@@ -193,6 +262,15 @@ mod tests {
             ("/hook/", None),
             ("/hook//", None),
             ("/hook/a/b", None),
+            ("/subscription", Some(Route::Subscriptions)),
+            ("/subscription/", Some(Route::Subscriptions)),
+            ("/subscription/a.b", Some(Route::Subscription(SubscriptionPart::Itself))),
+            ("/subscription/a/", Some(Route::Subscription(SubscriptionPart::Itself))),
+            ("/subscription/a/ack/", Some(Route::Subscription(SubscriptionPart::Acknowledge))),
+            ("/subscription/a/ack/b", None),
+            ("/subscription/a//", None),
+            ("/subscription/.a", None),
+            ("/subscription/a%20b", None),
         ] {
             assert_eq!(Route::of(path), route, "{path}");
         }

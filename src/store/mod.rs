@@ -80,6 +80,7 @@ mod servers;
 mod sqlite;
 mod statements;
 pub mod statistics;
+pub mod subscriptions;
 pub mod tokens;
 mod writer;
 
@@ -106,6 +107,7 @@ pub use self::writer::{Writer, WriterMetrics};
 #[derive(Clone)]
 pub struct Store {
     queue: Arc<Queue>,
+    subscriptions: Arc<subscriptions::Group>,
     readers: Arc<Readers>,
     /// Those of the replica.
     replica: Option<Arc<Readers>>,
@@ -142,6 +144,7 @@ impl Store {
         let writer = Writer::start(backend, Arc::clone(&queue), Arc::clone(&readers))?;
         let store = Store {
             queue,
+            subscriptions: Arc::default(),
             readers,
             replica: None,
             has_asynchronous_replicas,
@@ -249,6 +252,36 @@ impl Store {
             failure
         });
         self.queue.push_write(write, kind)?;
+        answered.await.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
+    }
+
+    /// Asks something of a subscription. What waits for the writer together is done in one transaction.
+    pub async fn subscription(
+        &self,
+        name: String,
+        request: subscriptions::Request,
+    ) -> Result<subscriptions::Answer, AppendError> {
+        let (is_first, answered) = self.subscriptions.push(name, request);
+        if is_first {
+            let group = Arc::clone(&self.subscriptions);
+            let write: Write = Box::new(move |backend| match backend {
+                Ok(backend) => group.run(backend),
+                Err(failure) => {
+                    group.refuse(&failure);
+                    Err(failure)
+                }
+            });
+            if let Err(error) = self.queue.push_write(write, WriteKind::Ordinary) {
+                let failure = match &error {
+                    AppendError::Store(failure) => failure.clone(),
+                    AppendError::Overloaded => {
+                        WriteError::Unavailable(Cause::message("too many writes wait"))
+                    }
+                };
+                self.subscriptions.refuse(&failure);
+                return Err(error);
+            }
+        }
         answered.await.unwrap_or_else(|_| Err(writer_has_stopped())).map_err(AppendError::Store)
     }
 

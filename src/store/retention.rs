@@ -4,7 +4,8 @@
 //!   only row of `retention`, whose lock each step holds until its commit. So all processes of a store share them, and
 //!   count each event once. Where they are wrong because others have deleted events, the next count of all events mends
 //!   them; an event that is not yet counted only makes for fewer deletions.
-//! - An event with an open delivery stays, and takes a place among those that are kept.
+//! - An event with an open delivery stays, and so does one that a subscription has not passed, or that is not acknowledged
+//!   there, unless the subscription does without. They take places among those that are kept.
 //! - An event with a time in the future is not old. It is passed, as is any young event between old ones; a sweep ends
 //!   at the first step in which there is nothing to delete and nothing from the future.
 //! - An idempotency key stays as long as any event of its request. What is deleted is noted in `deleted_events`, with
@@ -38,6 +39,14 @@ const EXPIRED_KEYS: &str = "\
     AND coalesce((SELECT deleted_events.received_at FROM deleted_events \
         WHERE deleted_events.last_id >= idempotency_keys.first_id + idempotency_keys.event_count - 1 \
         ORDER BY deleted_events.last_id LIMIT 1), 0) < ?";
+
+/// Whether an event has to stay, whatever the limits say.
+const IS_HELD: &str = "(EXISTS (SELECT 1 FROM deliveries \
+        WHERE deliveries.event_id = events.id AND deliveries.due_at IS NOT NULL) \
+    OR EXISTS (SELECT 1 FROM subscriptions WHERE subscriptions.retains = 1 AND subscriptions.position < events.id) \
+    OR EXISTS (SELECT 1 FROM subscription_events \
+        JOIN subscriptions ON subscriptions.name = subscription_events.subscription \
+        WHERE subscription_events.event_id = events.id AND subscriptions.retains = 1))";
 
 /// What is kept, at a moment.
 #[derive(Debug, Clone, Copy)]
@@ -211,21 +220,20 @@ struct OldEvent {
     id: i64,
     received_at: Timestamp,
     bytes: i64,
-    has_open_delivery: bool,
+    is_held: bool,
 }
 
 fn oldest(statements: &mut dyn Statements, after: i64) -> Result<Vec<OldEvent>, DatabaseError> {
     let select = format!(
         "SELECT id, received_at, octet_length(event_type) + octet_length(event_payload), \
-            CASE WHEN EXISTS (SELECT 1 FROM deliveries \
-                WHERE deliveries.event_id = events.id AND deliveries.due_at IS NOT NULL) THEN 1 ELSE 0 END \
+            CASE WHEN {IS_HELD} THEN 1 ELSE 0 END \
             FROM events WHERE id > ? ORDER BY id LIMIT {STEP}"
     );
-    let event = |[id, received_at, bytes, has_open_delivery]: [Value; 4]| OldEvent {
+    let event = |[id, received_at, bytes, is_held]: [Value; 4]| OldEvent {
         id: id.number(),
         received_at: Timestamp::from_microseconds(received_at.number()),
         bytes: bytes.number(),
-        has_open_delivery: has_open_delivery.number() != 0,
+        is_held: is_held.number() != 0,
     };
     Ok(statements.query::<4>(&select, &[after.into()])?.into_iter().map(event).collect())
 }
@@ -265,7 +273,7 @@ impl Plan {
             if is_counting && reason.is_none() {
                 break;
             }
-            let reason = reason.filter(|_| !event.has_open_delivery);
+            let reason = reason.filter(|_| !event.is_held);
             has_future |= event.received_at > limits.now;
             passed.until = event.id;
             let place = if reason.is_some() { &mut deleted } else { &mut *passed };
@@ -310,12 +318,13 @@ fn reason_to_delete(
     limits.bytes.is_some_and(|limit| bytes_from_here > limit).then_some(Reason::Bytes)
 }
 
-/// Deletes the events of a range, and their deliveries. A delivery may have been opened anew meanwhile.
+/// Deletes the events of a range, and what else is known of them. One may have to stay since it was looked at.
 fn delete(statements: &mut dyn Statements, range: &RangeInclusive<i64>) -> Result<(), DatabaseError> {
     let ids = [Value::from(*range.start()), Value::from(*range.end())];
-    let events = "DELETE FROM events WHERE id >= ? AND id <= ? AND NOT EXISTS \
-        (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.due_at IS NOT NULL)";
-    statements.execute(events, &ids)?;
+    statements.execute(&format!("DELETE FROM events WHERE id >= ? AND id <= ? AND NOT {IS_HELD}"), &ids)?;
+    let claimed = "DELETE FROM subscription_events WHERE event_id >= ? AND event_id <= ? AND NOT EXISTS \
+        (SELECT 1 FROM events WHERE events.id = subscription_events.event_id)";
+    statements.execute(claimed, &ids)?;
     let deliveries = "DELETE FROM deliveries WHERE event_id >= ? AND event_id <= ? AND due_at IS NULL";
     statements.execute(deliveries, &ids)
 }

@@ -4,6 +4,9 @@ use super::error::DatabaseError;
 use crate::core::event::StoredEvent;
 use crate::core::timestamp::Timestamp;
 
+/// How many rows a statement has at most. There are as many statements to prepare as there are powers of two up to it.
+const ROWS_PER_STATEMENT: usize = 256;
+
 /// A value of a statement or of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
@@ -113,4 +116,14 @@ pub fn event_of([id, received_at, event_type, event_payload]: [Value; 4]) -> Sto
         event_type: event_type.into_text(),
         event_payload: event_payload.into_text(),
     }
+}
+
+/// Parts of a list, each as long as a power of two, and no longer than a statement may be.
+pub fn in_powers_of_two<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let power = rest.len().min(ROWS_PER_STATEMENT).checked_ilog2()?;
+        let (part, later) = rest.split_at(1 << power);
+        rest = later;
+        Some(part)
+    })
 }

@@ -240,6 +240,27 @@ fn assert_promtool_accepts(text: &str) {
 }
 
 #[test]
+fn subscriptions_have_their_lag_and_what_is_in_flight_and_parked() {
+    let directory = tempdir().unwrap();
+    let server = Consume::start(directory.path());
+    let ask = |method: &str, path: &str, body: &str| {
+        let headers = [("Content-Type", "application/json")];
+        server.connect().request(method, &format!("/subscription/{path}"), &headers, body.as_bytes()).json()
+    };
+    ask("PUT", "work", r#"{"max_attempts": 1}"#);
+    for _ in 0..5 {
+        server.store("a", "b");
+    }
+    let token = ask("POST", "work/claim", r#"{"limit": 1}"#)["token"].clone();
+    ask("POST", "work/nack", &format!(r#"{{"token": {token}}}"#));
+    ask("POST", "work/claim", r#"{"limit": 2}"#);
+    let samples = scrape(server.address);
+    let of = |name: &str| samples[&format!(r#"eventctl_subscription_{name}{{subscription="work"}}"#)];
+    assert_eq!([of("lag"), of("in_flight"), of("parked")], [2.0, 2.0, 1.0]);
+    assert!(of("oldest_timestamp_seconds") > 1.7e9);
+}
+
+#[test]
 #[ignore = "needs promtool"]
 fn promtool_finds_nothing_wrong() {
     let directory = tempdir().unwrap();

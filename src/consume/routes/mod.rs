@@ -11,6 +11,7 @@ mod openapi;
 mod page;
 mod state;
 mod stream;
+mod subscriptions;
 mod token;
 
 use std::time::Instant;
@@ -115,6 +116,8 @@ async fn checked(
         Route::Event(id) => state.in_time(events::show(&state.store, &head, id)).await,
         Route::Stream => state.in_time(stream::open(&state.hub, &state.store, &head, valid_until)).await,
         Route::Hook => hook::answer(state, head, body).await,
+        Route::Subscriptions => state.in_time(subscriptions::list(state)).await,
+        Route::Subscription(part) => subscriptions::answer(state, part, head, body).await,
         Route::HealthAlert => health_alert::answer(state, head, body).await,
         Route::Token => token::answer(state, &head, body, client).await,
         Route::Health => Ok(monitoring::health()),

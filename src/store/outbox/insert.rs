@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use super::super::backend::NewDelivery;
 use super::super::error::DatabaseError;
-use super::super::statements::{Statements, Value};
+use super::super::statements::{Statements, Value, in_powers_of_two};
 use super::message::DeliveryState;
 use crate::core::timestamp::Timestamp;
-
-/// How many rows a statement has at most. There are as many statements to prepare as there are powers of two up to it.
-const ROWS_PER_STATEMENT: usize = 256;
 
 /// Keeps the deliveries of events that are about to be stored, within the same transaction: many with a statement, as all
 /// writers wait for the transaction.
@@ -85,14 +82,4 @@ fn originals_of<'a>(
         }
     }
     Ok(originals)
-}
-
-/// Parts of a list, each as long as a power of two, and no longer than a statement may be.
-fn in_powers_of_two<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let power = rest.len().min(ROWS_PER_STATEMENT).checked_ilog2()?;
-        let (part, later) = rest.split_at(1 << power);
-        rest = later;
-        Some(part)
-    })
 }

@@ -23,7 +23,7 @@ pub const POOLER_HINT: &str = "set pool_mode = session for this database in the 
 
 /// Permission checks: statements that change nothing, and that fail where the role lacks a permission to store events, or
 /// where the server is read-only.
-const WRITE_CHECKS: [&str; 8] = [
+const WRITE_CHECKS: [&str; 17] = [
     "UPDATE last_event SET id = id WHERE 1 = 0",
     "INSERT INTO events SELECT * FROM events WHERE 1 = 0",
     "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys WHERE 1 = 0",
@@ -32,6 +32,15 @@ const WRITE_CHECKS: [&str; 8] = [
     "UPDATE outbox_lock SET id = id WHERE 1 = 0",
     "INSERT INTO alert_channels SELECT * FROM alert_channels WHERE 1 = 0",
     "UPDATE alert_channels SET closed_until = closed_until WHERE 1 = 0",
+    "INSERT INTO subscriptions SELECT * FROM subscriptions WHERE 1 = 0",
+    "UPDATE subscriptions SET position = position WHERE 1 = 0",
+    "DELETE FROM subscriptions WHERE 1 = 0",
+    "INSERT INTO subscription_events SELECT * FROM subscription_events WHERE 1 = 0",
+    "UPDATE subscription_events SET token = token WHERE 1 = 0",
+    "DELETE FROM subscription_events WHERE 1 = 0",
+    "INSERT INTO subscription_claims SELECT * FROM subscription_claims WHERE 1 = 0",
+    "UPDATE subscription_claims SET token = token WHERE 1 = 0",
+    "DELETE FROM subscription_claims WHERE 1 = 0",
 ];
 
 /// The same for the permissions to delete events.

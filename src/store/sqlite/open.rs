@@ -18,11 +18,12 @@ use crate::store::schema;
 const APPLICATION_ID: i32 = 0x4556_4E54;
 
 /// The schemas, in order; a file's `user_version` says how many it has.
-const SCHEMAS: [&str; 4] = [
+const SCHEMAS: [&str; 5] = [
     include_str!("../schema/sqlite-1.sql"),
     include_str!("../schema/sqlite-2.sql"),
     include_str!("../schema/sqlite-3.sql"),
     include_str!("../schema/sqlite-4.sql"),
+    include_str!("../schema/sqlite-5.sql"),
 ];
 
 /// How long to wait for another process's lock.

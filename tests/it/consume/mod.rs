@@ -23,6 +23,7 @@ mod retention;
 mod slow;
 mod stream;
 mod strings;
+mod subscriptions;
 mod supervised;
 mod tls;
 pub mod tokens;

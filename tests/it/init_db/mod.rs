@@ -19,7 +19,7 @@ use crate::util::{
 };
 
 /// How many schemas there have been.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 fn init_db(directory: &Path) {
     let mut command = assert_eventctl(directory);

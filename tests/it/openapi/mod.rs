@@ -125,6 +125,7 @@ fn every_answer_is_described_and_every_described_answer_is_given() {
             scope.spawn(situations::the_disk_is_full),
             scope.spawn(situations::alerts_are_sent),
             scope.spawn(situations::webhooks_are_sent),
+            scope.spawn(situations::subscriptions_are_worked_off),
         ];
         let seen = tests.map(|test| test.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         seen.into_iter().flatten().collect::<Seen>()

@@ -55,6 +55,13 @@ fn one_of_each() -> Vec<Request> {
 fn filled(request: Request) -> Request {
     match request.operation.name().as_str() {
         "POST /event" => request.body("application/json", event("a", "b")),
+        name if name.starts_with("POST /subscription") => {
+            let unparks = name.ends_with("/parked");
+            let claims = name.ends_with("/claim");
+            let body = if unparks { r#"{"action":"skip"}"# } else { r#"{"token":"1-1"}"# };
+            request.body("application/json", if claims { "{}" } else { body })
+        }
+        "PUT /subscription/{name}" => request.body("application/json", "{}"),
         "POST /hook/{name}" => request.body("application/json", "{}"),
         "POST /api/v1/health-alert" => request.body("application/json", ALERT),
         "POST /token" => request.body(FORM, password_form(USERNAME, PASSWORD)),
@@ -306,7 +313,8 @@ pub fn the_store_is_locked() -> Seen {
     // The three wait for the store, and there is no room for a fourth.
     for request in one_of_each() {
         let response = client.send(&request);
-        assert!(!takes_body(&request) || [404, 503].contains(&response.status), "{response:?}");
+        let waits = request.target.starts_with("/subscription") && response.status == 504;
+        assert!(!takes_body(&request) || waits || [404, 503].contains(&response.status), "{response:?}");
     }
     store.execute_batch("COMMIT").unwrap();
     client.seen
@@ -328,6 +336,9 @@ pub fn the_disk_is_full() -> Seen {
         let target = path.replace("{name}", "hook");
         let request = filled(Request::new(&operation(&format!("POST {path}")), "POST", &target));
         assert_eq!(client.send(&request.header("Authorization", &bearer)).status, 507, "{path}");
+    }
+    for request in one_of_each().into_iter().filter(|request| request.target.starts_with("/subscription")) {
+        client.send(&request.header("Authorization", &bearer));
     }
     client.seen
 }
@@ -379,5 +390,51 @@ pub fn webhooks_are_sent() -> Seen {
     let confirm = operation("GET /hook/{name}");
     let target = "/hook/meta?hub.mode=subscribe&hub.challenge=1158&hub.verify_token=slack%27s%20secret";
     assert_eq!(client.send(&Request::new(&confirm, "GET", target)).text(), "1158");
+    client.seen
+}
+
+pub fn subscriptions_are_worked_off() -> Seen {
+    let directory = tempdir().unwrap();
+    let server = Consume::start(directory.path());
+    let mut client = Client::new(server.address);
+    let mut ask = |name: &str, path: &str, body: Value| {
+        let method = name.split(' ').next().unwrap();
+        let request = Request::new(&operation(name), method, &format!("/subscription/{path}"));
+        let request =
+            if body.is_null() { request } else { request.body("application/json", body.to_string()) };
+        client.send(&request)
+    };
+    let (itself, claim) = ("/subscription/{name}", "POST /subscription/{name}/claim");
+    assert_eq!(ask(&format!("HEAD {itself}"), "work", Value::Null).status, 404);
+    assert_eq!(ask(&format!("HEAD {itself}/parked"), "work/parked", Value::Null).status, 404);
+    assert_eq!(ask(&format!("GET {itself}/parked"), "work/parked", Value::Null).status, 404);
+    let definition = json!({"type": "a", "max_attempts": 1});
+    assert_eq!(ask(&format!("PUT {itself}"), "work", definition.clone()).status, 201);
+    assert_eq!(ask(&format!("PUT {itself}"), "work", definition).status, 200);
+    server.store("a", "b");
+    server.store("a", "c");
+    let claimed = ask(claim, "work/claim", json!({"limit": 1})).json();
+    let token = &claimed["token"];
+    let settle = |path: &str| (format!("POST {itself}/{path}"), format!("work/{path}"));
+    for (path, body, status) in [
+        ("extend", json!({"token": token}), 200),
+        ("ack", json!({"token": token, "ids": [1]}), 200),
+        ("ack", json!({"token": token, "ids": [2]}), 409),
+        ("nack", json!({"token": token, "ids": [2]}), 409),
+        ("extend", json!({"token": token}), 409),
+    ] {
+        let (name, target) = settle(path);
+        assert_eq!(ask(&name, &target, body).status, status, "{path}");
+    }
+    let claimed = ask(claim, "work/claim", json!({})).json();
+    let (nack, target) = settle("nack");
+    assert_eq!(ask(&nack, &target, json!({"token": claimed["token"], "reason": "no"})).status, 200);
+    assert_eq!(ask(claim, "work/claim", json!({})).json()["events"], json!([]));
+    assert_eq!(ask(&format!("GET {itself}/parked"), "work/parked", Value::Null).json()[0]["id"], 2);
+    assert_eq!(ask(&format!("HEAD {itself}/parked"), "work/parked", Value::Null).status, 200);
+    let (unpark, target) = settle("parked");
+    assert_eq!(ask(&unpark, &target, json!({"action": "replay"})).json(), json!({"count": 1}));
+    assert_eq!(ask(&format!("GET {itself}"), "work", Value::Null).status, 200);
+    assert_eq!(ask(&format!("HEAD {itself}"), "work", Value::Null).status, 200);
     client.seen
 }

@@ -23,6 +23,7 @@ mod silent;
 #[cfg(feature = "postgres")]
 mod standby;
 mod streaming;
+mod subscriptions;
 mod tailing;
 mod tokens;
 

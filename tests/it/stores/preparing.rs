@@ -75,7 +75,7 @@ fn preparing_at_once_prepares_once(store: &TestStore) {
 
 fn a_newer_schema_is_refused(store: &TestStore) {
     store.prepare();
-    let version = if store.kind == Kind::Sqlite { 4 } else { 3 };
+    let version = if store.kind == Kind::Sqlite { 5 } else { 4 };
     store.execute(match store.kind {
         Kind::Sqlite => "PRAGMA user_version = 99",
         #[cfg(feature = "postgres")]
@@ -117,11 +117,11 @@ fn a_schema_that_is_one_step_newer_is_worked_with(store: &TestStore) {
     }
     store.execute("CREATE TABLE another (id INTEGER PRIMARY KEY)");
     store.execute(match store.kind {
-        Kind::Sqlite => "PRAGMA user_version = 5",
+        Kind::Sqlite => "PRAGMA user_version = 6",
         #[cfg(feature = "postgres")]
-        Kind::Postgres => "UPDATE eventctl_schema SET version = 4",
+        Kind::Postgres => "UPDATE eventctl_schema SET version = 5",
         #[cfg(feature = "mysql")]
-        Kind::MySql => "INSERT INTO eventctl_schema VALUES (4)",
+        Kind::MySql => "INSERT INTO eventctl_schema VALUES (5)",
     });
     let restarted = store.consume(&arguments);
     for (round, server) in [running, restarted].into_iter().enumerate() {
@@ -196,7 +196,7 @@ fn the_longest_name_of_a_database_can_be_prepared(store: &TestStore) {
 #[test]
 #[ignore = "needs the servers of .ci/servers"]
 fn a_database_half_made_by_a_killed_init_db_is_finished() {
-    // In the order in which they are made, two by the second schema and three by the third; PostgreSQL makes all at
+    // In the order in which they are made, two by the second schema, three by the third and three by the fourth; PostgreSQL makes all at
     // once.
     let tables = [
         "events",
@@ -209,6 +209,9 @@ fn a_database_half_made_by_a_killed_init_db_is_finished() {
         "retention",
         "deleted_events",
         "alert_channels",
+        "subscriptions",
+        "subscription_events",
+        "subscription_claims",
     ];
     for made in 0..=tables.len() {
         let store = &TestStore::new(Kind::MySql);
@@ -224,11 +227,15 @@ fn a_database_half_made_by_a_killed_init_db_is_finished() {
             0 => ("", "it is not prepared"),
             1..=5 => ("INSERT INTO eventctl_schema VALUES (-1)", "it is not prepared"),
             6..=7 => {
-                ("INSERT INTO eventctl_schema VALUES (1), (-2)", "its schema is version 1, older than 3")
+                ("INSERT INTO eventctl_schema VALUES (1), (-2)", "its schema is version 1, older than 4")
             }
-            _ => {
-                ("INSERT INTO eventctl_schema VALUES (1), (2), (-3)", "its schema is version 2, older than 3")
+            8..=10 => {
+                ("INSERT INTO eventctl_schema VALUES (1), (2), (-3)", "its schema is version 2, older than 4")
             }
+            _ => (
+                "INSERT INTO eventctl_schema VALUES (1), (2), (3), (-4)",
+                "its schema is version 3, older than 4",
+            ),
         };
         if !versions.is_empty() {
             store.execute(versions);
@@ -412,6 +419,15 @@ fn a_login_that_may_not_store_cannot_receive(store: &TestStore) {
         ("UPDATE", "outbox_lock"),
         ("INSERT", "alert_channels"),
         ("UPDATE", "alert_channels"),
+        ("INSERT", "subscriptions"),
+        ("UPDATE", "subscriptions"),
+        ("DELETE", "subscriptions"),
+        ("INSERT", "subscription_events"),
+        ("UPDATE", "subscription_events"),
+        ("DELETE", "subscription_events"),
+        ("INSERT", "subscription_claims"),
+        ("UPDATE", "subscription_claims"),
+        ("DELETE", "subscription_claims"),
         ("DELETE", "events"),
         ("DELETE", "idempotency_keys"),
         ("DELETE", "deliveries"),

@@ -101,6 +101,18 @@ struct Polled {
     sent_bytes: usize,
 }
 
+/// Waits for events as streams do.
+pub struct News(watch::Receiver<Horizon>);
+
+impl News {
+    /// Waits until there may be new events, or the time is over. Returns whether all that wait are to end.
+    pub async fn within(&mut self, time: Duration) -> bool {
+        // No error: the hub outlives its requests.
+        let _ = timeout(time, self.0.changed()).await;
+        self.0.borrow_and_update().ending
+    }
+}
+
 /// Why a stream cannot begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoSeat {
@@ -134,6 +146,13 @@ impl Hub {
         if self.horizon.receiver_count() > 0 {
             self.wake.notify_one();
         }
+    }
+
+    /// What waits for events.
+    pub fn news(&self) -> News {
+        let horizon = self.horizon.subscribe();
+        self.wake.notify_one();
+        News(horizon)
     }
 
     /// Ends all streams, and refuses new ones.

@@ -17,8 +17,8 @@ use hyper::{Method, StatusCode};
 use tokio::time::Instant;
 
 use self::follower::Follower;
-pub use self::hub::Hub;
 use self::hub::NoSeat;
+pub use self::hub::{Hub, News};
 use crate::consume::answer::{Answer, response_of, uncached};
 use crate::consume::body::{ChunkSlot, Content, EventStream};
 use crate::consume::problem::Problem;

@@ -30,10 +30,11 @@ use crate::store::schema;
 use crate::store::statements::{Statements, Value};
 
 /// The schemas, in order; `eventctl_schema` says how many a database has.
-const SCHEMAS: [&str; 3] = [
+const SCHEMAS: [&str; 4] = [
     include_str!("../../schema/mysql-1.sql"),
     include_str!("../../schema/mysql-2.sql"),
     include_str!("../../schema/mysql-3.sql"),
+    include_str!("../../schema/mysql-4.sql"),
 ];
 
 /// Every statement begins a transaction by itself. A process that stops in the midst of one holds its locks no

@@ -23,10 +23,11 @@ use crate::store::options::StoreOptions;
 use crate::store::schema;
 
 /// The schemas, in order; `eventctl_schema` says how many a database has.
-const SCHEMAS: [&str; 3] = [
+const SCHEMAS: [&str; 4] = [
     include_str!("../../schema/postgres-1.sql"),
     include_str!("../../schema/postgres-2.sql"),
     include_str!("../../schema/postgres-3.sql"),
+    include_str!("../../schema/postgres-4.sql"),
 ];
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
