@@ -85,7 +85,10 @@ pub fn run(cli: Cli, warnings: &[String]) -> anyhow::Result<Completion> {
             return Ok(if all_delivered { Completion::Complete } else { Completion::Incomplete });
         }
         Command::InitDb(settings) => init_db::run(&settings)?,
-        Command::Tail(settings) => tail::run(&settings)?,
+        Command::Tail(settings) => {
+            let all_done = tail::run(&settings)?;
+            return Ok(if all_done { Completion::Complete } else { Completion::Incomplete });
+        }
         Command::AlertTest(settings) => alert_test::run(settings)?,
         Command::Completions(shell) => manual::print_completions(shell)?,
         Command::Man(subcommand) => manual::print_page(subcommand.as_deref())?,

@@ -5,13 +5,14 @@ use clap::{Arg, Command};
 use super::manual::pages::examples_of;
 
 /// Groups of options; those that stand in none are about what the subcommand is for.
-const GROUPS: [(&str, &[&str]); 16] = [
+const GROUPS: [(&str, &[&str]); 17] = [
     ("Network", &["port", "host", "listen", "trusted-proxy", "allowed-host", "allow-origin"]),
     ("Server", &["endpoint", "header", "health"]),
     ("Store", &["db", "read-db", "from", "require-replicas", "allow-weak-durability", "allow-unordered-ids"]),
     ("Input", &["file", "order", "seed", "count", "duration", "dry-run"]),
     ("Schedule", &["period", "max-in-flight", "max-lateness"]),
     ("Delivery", &["retries", "format", "sign-secret-file", "dead-letter"]),
+    ("Work", &["subscription", "exec", "claim", "parallel"]),
     ("Selection", &["lines", "after", "type", "since", "until", "follow", "stats", "alerts"]),
     (
         "Limits",

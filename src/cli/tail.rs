@@ -5,6 +5,7 @@ use clap::{ArgMatches, Args};
 
 use super::log::LogOptions;
 use super::login::{ClientTlsOptions, LoginOptions};
+use super::values::parse_count;
 use crate::client::Endpoint;
 use crate::core::glob::Glob;
 use crate::core::timestamp::LocalTimestamp;
@@ -12,6 +13,7 @@ use crate::error::hinted;
 use crate::store::StoreLocation;
 use crate::tail::{
     Color, Content, EventFormat, Lines, OutputSettings, ServiceSettings, Settings, SourceSettings,
+    WorkSettings,
 };
 
 #[derive(Debug, Args)]
@@ -65,6 +67,26 @@ pub struct TailOptions {
     #[arg(long, conflicts_with_all = ["follow", "after", "event_type", "since", "until"])]
     alerts: bool,
 
+    /// Work events off instead: hand each to --exec, and acknowledge it in this
+    /// subscription, which begins with all events, or those of --type, --after and
+    /// --since. Ends when none is left; goes on with --follow
+    #[arg(long, value_name = "NAME", requires = "exec", value_parser = parse_subscription, conflicts_with_all = ["stats", "alerts", "lines", "until"])]
+    subscription: Option<String>,
+
+    /// Shell command for an event of --subscription: its payload on standard input, and
+    /// EVENT_ID, EVENT_TYPE, EVENT_RECEIVED_AT, EVENT_ATTEMPT.
+    /// Status 0 acknowledges, 75 tries again, others count as failed
+    #[arg(long, value_name = "COMMAND", requires = "subscription")]
+    exec: Option<String>,
+
+    /// Hand --exec up to this many events at once, as NDJSON
+    #[arg(long, value_name = "N", value_parser = parse_claim, requires = "subscription")]
+    claim: Option<usize>,
+
+    /// Maximum number of commands at a time
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = parse_count, hide_default_value = true)]
+    parallel: usize,
+
     /// When to use colours; NO_COLOR in the environment turns `auto` off
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
@@ -114,6 +136,13 @@ impl TailOptions {
                 tls: self.tls.into_settings()?,
             }),
         };
+        let (parallel, claim) = (self.parallel, self.claim);
+        let work = self.subscription.zip(self.exec).map(|(subscription, command)| WorkSettings {
+            subscription,
+            command,
+            claim,
+            parallel,
+        });
         let content = match (self.alerts, self.stats) {
             (true, _) => Content::Alerts,
             (false, true) => Content::Statistics,
@@ -127,9 +156,26 @@ impl TailOptions {
             event_type: self.event_type,
             since: self.since,
             until: self.until,
+            work,
             output: OutputSettings { content, format: self.output, color: self.color },
         })
     }
+}
+
+/// As a path has it.
+fn parse_subscription(text: &str) -> Result<String, String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(fits) && !text.starts_with('.') {
+        return Ok(text.to_owned());
+    }
+    Err("expected a name of 1 to 64 letters, digits, `-`, `_` and `.`".to_owned())
+}
+
+fn parse_claim(text: &str) -> Result<usize, String> {
+    let count: Option<usize> = text.parse().ok();
+    count
+        .filter(|count| (1..=1000).contains(count))
+        .ok_or_else(|| "expected a number from 1 to 1000".to_owned())
 }
 
 fn parse_id(text: &str) -> Result<i64, String> {

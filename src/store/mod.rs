@@ -136,7 +136,25 @@ impl Store {
         options: StoreOptions,
     ) -> anyhow::Result<(Store, Writer)> {
         open::warn_of_parameters(location);
-        let backend = open::open_patiently(location, options)?;
+        Store::with(open::open_patiently(location, options)?, location, limits, options)
+    }
+
+    /// The same for a store that is there: a file that is missing is not made.
+    pub fn open_existing(
+        location: &StoreLocation,
+        limits: StoreLimits,
+        options: StoreOptions,
+    ) -> anyhow::Result<(Store, Writer)> {
+        open::warn_of_parameters(location);
+        Store::with(open::open_existing(location, options)?, location, limits, options)
+    }
+
+    fn with(
+        backend: Box<dyn Backend>,
+        location: &StoreLocation,
+        limits: StoreLimits,
+        options: StoreOptions,
+    ) -> anyhow::Result<(Store, Writer)> {
         let has_asynchronous_replicas = backend.has_asynchronous_replicas();
         let queue = Arc::new(Queue::new(limits.queue_events));
         let readers =

@@ -30,8 +30,7 @@ pub fn prepare(location: &StoreLocation) -> anyhow::Result<()> {
 
 /// Has dead letters sent again, those of an event or all, by the processes that serve their channels.
 pub fn resend(location: &StoreLocation, event_id: Option<i64>) -> anyhow::Result<Resent> {
-    // A file that is missing is not made.
-    let mut backend = open_with(location, StoreOptions::default(), SqliteBackend::open)?;
+    let mut backend = open_existing(location, StoreOptions::default())?;
     Ok(outbox::resend(backend.as_mut(), event_id, Timestamp::now())?)
 }
 
@@ -43,10 +42,15 @@ pub fn copy(from: &StoreLocation, to: &StoreLocation) -> anyhow::Result<Option<C
     }
     let mut reader = open_reader(from)?;
     prepare(to)?;
-    let mut backend = open_with(to, StoreOptions::default(), SqliteBackend::open)?;
+    let mut backend = open_existing(to, StoreOptions::default())?;
     let copied = copy_rows((reader.as_mut(), from), (backend.as_mut(), to))?;
     backend.close()?;
     Ok(Some(copied))
+}
+
+/// Opens a store that is there.
+pub fn open_existing(location: &StoreLocation, options: StoreOptions) -> anyhow::Result<Box<dyn Backend>> {
+    open_with(location, options, SqliteBackend::open)
 }
 
 /// Opens a store, making it where there is none. A server that cannot be reached is tried again for a while.

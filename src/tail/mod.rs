@@ -4,6 +4,7 @@ mod printer;
 mod remote;
 mod settings;
 mod stats;
+mod worker;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process;
@@ -18,6 +19,7 @@ pub use self::printer::Printer;
 use self::remote::{Interruption, Message, Remote};
 pub use self::settings::{
     Color, Content, EventFormat, Lines, OutputSettings, ServiceSettings, Settings, SourceSettings,
+    WorkSettings,
 };
 use crate::core::backoff::Backoff;
 use crate::core::event::StoredEvent;
@@ -42,16 +44,24 @@ const ALL: usize = i64::MAX as usize;
 /// How many events are shown unless the options say otherwise.
 const DEFAULT_LINES: usize = 10;
 
-/// Prints events until there are no more, or for ever where it follows.
+/// Prints events, or works them off, until there are no more, or for ever where it follows. Returns whether all commands
+/// that worked on events succeeded.
 ///
 /// # Errors
-/// The store cannot be read, or nothing can be printed.
-pub fn run(settings: &Settings) -> anyhow::Result<()> {
+/// The store cannot be used, or nothing can be printed.
+pub fn run(settings: &Settings) -> anyhow::Result<bool> {
     for (name, when) in [("since", &settings.since), ("until", &settings.until)] {
         if let Some(LocalTimestamp { timestamp, zone: Some(zone) }) = when {
             info!("--{name} is {timestamp}: local time is that of {zone}");
         }
     }
+    if let Some(work) = &settings.work {
+        return worker::run(settings, work);
+    }
+    show(settings).map(|()| true)
+}
+
+fn show(settings: &Settings) -> anyhow::Result<()> {
     let cannot_show = || format!("cannot show `{}`", settings.source);
     if let (Content::Alerts, SourceSettings::Store(location)) = (settings.output.content, &settings.source) {
         return show_alerts(settings, location).with_context(cannot_show);

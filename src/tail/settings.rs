@@ -22,6 +22,8 @@ pub struct Settings {
     pub since: Option<LocalTimestamp>,
     pub until: Option<LocalTimestamp>,
     pub output: OutputSettings,
+    /// Works events off instead of showing them.
+    pub work: Option<WorkSettings>,
 }
 
 impl Settings {
@@ -34,6 +36,17 @@ impl Settings {
             ..Query::default()
         }
     }
+}
+
+/// Which events are worked off, and by what.
+#[derive(Debug)]
+pub struct WorkSettings {
+    pub subscription: String,
+    pub command: String,
+    /// How many events a command gets, as NDJSON; one by its payload alone where there is none.
+    pub claim: Option<usize>,
+    /// How many commands run at once.
+    pub parallel: usize,
 }
 
 #[derive(Debug)]

@@ -49,6 +49,7 @@ fn settings() -> Settings {
         event_type: None,
         since: None,
         until: None,
+        work: None,
         output: OutputSettings { content: Content::Events, format: EventFormat::Json, color: Color::Never },
     }
 }

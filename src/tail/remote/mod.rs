@@ -1,26 +1,28 @@
 //! The events of a `consume` elsewhere, over HTTP: pages of them, and the stream of what is stored.
 
+mod connection;
 mod messages;
 mod response;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use self::connection::RESPONSE_LIMIT_BYTES;
+pub use self::connection::ServiceConnection;
 pub use self::messages::Message;
 use self::messages::Messages;
-use self::response::{EventJson, check, links_to, unexpected_response};
+pub use self::response::EventJson;
+use self::response::{check, links_to, unexpected_response};
 use super::settings::ServiceSettings;
-use crate::auth::login::Authorization;
-use crate::auth::token_source::FetchError;
-use crate::client::{self, Endpoint, HttpClient, is_transient};
+use crate::client::{self, is_transient};
 use crate::core::event::StoredEvent;
 use crate::core::glob::Glob;
 use crate::core::query::Query;
@@ -30,23 +32,15 @@ use crate::store::ReadError;
 use crate::store::backend::{EventReader, Page};
 use crate::store::statistics::{PARTS, Statistics, TypeStatistics};
 
-/// How long a response may take.
-const TIMEOUT: Duration = Duration::from_secs(60);
-
 /// How long a stream may be silent: four times as long as between two heartbeats.
 const SILENCE: Duration = Duration::from_secs(60);
-
-/// The longest response, or message of a stream, that is read: what a page can come to whose strings are all escapes, and
-/// one of the largest events besides.
-const RESPONSE_LIMIT_BYTES: usize = 64 << 20;
 
 const PAGE: usize = 1000;
 
 /// A service whose events are read.
 pub struct Remote {
     runtime: Runtime,
-    http: HttpClient,
-    authorization: Authorization,
+    connection: ServiceConnection,
     /// Of `/event`.
     url: String,
     /// What an error is about, and what to do about it.
@@ -76,28 +70,16 @@ impl Remote {
     /// # Errors
     /// The settings cannot be used, or there is no such service.
     pub fn open(settings: &ServiceSettings) -> anyhow::Result<Remote> {
-        let ServiceSettings { endpoint, login, tls } = settings;
-        let base = base_of(endpoint)?;
-        let default_token_url: Endpoint =
-            format!("{base}/token").parse().map_err(|error: String| anyhow::anyhow!(error))?;
-        let http = HttpClient::from_settings(tls, 1, TIMEOUT)?;
-        let authorization = Authorization::new(login, endpoint, default_token_url, &http)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        if let Err(error) = runtime.block_on(authorization.log_in()) {
-            let hint = "check --username, --password-file and --token-url";
-            return Err(hinted(format!("cannot log in at `{base}`: {error}"), hint));
-        }
-        // It goes on whenever the runtime runs, and ends with it: a frame that arrives does not cancel a renewal.
-        let renewed = authorization.clone();
-        runtime.spawn(async move { renewed.renew().await });
-        let hint = format!("check that eventctl consume runs at {base}");
-        let mut remote =
-            Remote { runtime, http, authorization, url: format!("{base}/event"), hint, shows_replica: false };
+        let connection = runtime.block_on(ServiceConnection::open(settings))?;
+        let hint = format!("check that eventctl consume runs at {}", connection.base);
+        let url = format!("{}/event", connection.base);
+        let mut remote = Remote { runtime, connection, url, hint, shows_replica: false };
         let newest = Query { limit: 1, ..Query::default() };
-        remote.read_page(&newest).with_context(|| format!("cannot show `{endpoint}`"))?;
+        remote.read_page(&newest).with_context(|| format!("cannot show `{}`", settings.endpoint))?;
         Ok(remote)
     }
 
@@ -120,13 +102,7 @@ impl Remote {
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.insert("last-event-id", HeaderValue::from(after));
         let passing = |error: anyhow::Error| Interruption::Passing(format!("{error:#}"));
-        let response = self.runtime.block_on(async {
-            let response = self.http.open(self.authorized(&request)).await.map_err(passing)?;
-            if !self.renews(response.status()).await.map_err(passing)? {
-                return Ok(response);
-            }
-            self.http.open(self.authorized(&request)).await.map_err(passing)
-        })?;
+        let response = self.runtime.block_on(self.connection.open_stream(request)).map_err(passing)?;
         let status = response.status();
         if status == StatusCode::NOT_FOUND {
             let problem = "the service there tells no stream of events";
@@ -153,40 +129,11 @@ impl Remote {
         stream.messages.read(&bytes).map(Some).map_err(Interruption::Lasting)
     }
 
-    fn authorized(&self, request: &Request<Full<Bytes>>) -> Request<Full<Bytes>> {
-        let mut request = request.clone();
-        let (authorization, _) = self.authorization.current();
-        request.headers_mut().extend(authorization.map(|value| (AUTHORIZATION, value)));
-        request
-    }
-
-    /// Whether a request is to be sent again with a new token: one can be taken back before it runs out.
-    async fn renews(&self, status: StatusCode) -> anyhow::Result<bool> {
-        let Authorization::Fetched(tokens) = &self.authorization else { return Ok(false) };
-        if status != StatusCode::UNAUTHORIZED {
-            return Ok(false);
-        }
-        let (_, generation) = self.authorization.current();
-        match tokens.replace(generation).await {
-            Ok(()) => Ok(true),
-            // What the server says to the old token is what there is to say.
-            Err(FetchError::Refused(_)) => Ok(false),
-            Err(error @ FetchError::Transient { .. }) => bail!("cannot renew the token: {error}"),
-        }
-    }
-
     /// The body of a response that is JSON; none where there is nothing.
     fn get(&mut self, url: &str) -> anyhow::Result<Response<Bytes>> {
         let request = request_to(url)?;
         let hint = self.hint.clone();
-        let exchange = async {
-            let response = self.http.exchange_within(self.authorized(&request), RESPONSE_LIMIT_BYTES).await?;
-            if !self.renews(response.status()).await? {
-                return Ok(response);
-            }
-            self.http.exchange_within(self.authorized(&request), RESPONSE_LIMIT_BYTES).await
-        };
-        self.runtime.block_on(exchange).hint(hint)
+        self.runtime.block_on(self.connection.exchange(request)).hint(hint)
     }
 
     fn read_page(&mut self, query: &Query) -> anyhow::Result<Page> {
@@ -318,19 +265,6 @@ fn unavailable(error: anyhow::Error) -> ReadError {
         Some(hint) => hinted(message, hint).into(),
         None => anyhow::anyhow!(message).into(),
     }
-}
-
-/// The URL that the paths of the service stand behind: that of `/event` does as well.
-fn base_of(endpoint: &Endpoint) -> anyhow::Result<String> {
-    if endpoint.0.query().is_some() {
-        return Err(hinted(
-            format!("cannot show `{endpoint}`: the URL has a query"),
-            "give the URL of the service alone, such as https://host:8000",
-        ));
-    }
-    let url = endpoint.to_string();
-    let url = url.trim_end_matches('/');
-    Ok(url.strip_suffix("/event").unwrap_or(url).trim_end_matches('/').to_owned())
 }
 
 fn request_to(url: &str) -> anyhow::Result<Request<Full<Bytes>>> {

@@ -3,6 +3,7 @@
 mod media;
 mod remote;
 mod stats;
+mod worker;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
