@@ -125,9 +125,9 @@ pub mod testing {
     pub use crate::store::outbox::{Claim, Claimed, Message, Settlement, claim, settle};
     pub use crate::store::retention::{Deleted, Recount, RetentionLimits, delete_expired, last_known_time};
     pub use crate::store::subscriptions::{
-        Answer, Claim as SubscriptionClaim, Definition, Order as SubscriptionOrder, Progress, Refusal,
-        Rejection, Request as SubscriptionRequest, Selected, Start, Subscription, Token, Unpark, progress,
-        run as run_on_subscriptions,
+        Answer, Attempt, Claim as SubscriptionClaim, Definition, Order as SubscriptionOrder, Progress,
+        Refusal, Rejection, Request as SubscriptionRequest, Selected, Start, Subscription, Token, Unpark,
+        progress, run as run_on_subscriptions,
     };
     pub use crate::store::{
         ReadError, Store, StoreLimits, StoreLocation, StoreOptions, WriteError, Writer, prepare,

@@ -9,16 +9,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -230,6 +234,42 @@ impl Client {
         let status = self.exchange(request).await?;
         ensure!(status == StatusCode::CREATED, "status {status}");
         Ok(())
+    }
+
+    /// Sends a webhook of Standard Webhooks with an id of its own, signed now, which must be answered 201.
+    pub async fn send_webhook(&mut self, load: &Load, key: &[u8]) -> anyhow::Result<()> {
+        let id = uuid::Uuid::now_v7().to_string();
+        let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let signed = Hmac::<Sha256>::new_from_slice(key)?.chain_update(format!("{id}.{time}."));
+        let signature = STANDARD.encode(signed.chain_update(&load.body).finalize().into_bytes());
+        let mut request = Request::new(Full::new(load.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static("/hook/bench");
+        let headers = request.headers_mut();
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert("webhook-id", id.parse()?);
+        headers.insert("webhook-timestamp", time.into());
+        headers.insert("webhook-signature", format!("v1,{signature}").parse()?);
+        let status = self.exchange(request).await?;
+        ensure!(status == StatusCode::CREATED, "status {status}");
+        Ok(())
+    }
+
+    /// Sends JSON to a path, which must be answered 2xx: the answer.
+    pub async fn ask(&mut self, method: Method, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let mut request = Request::new(Full::new(body.to_string().into()));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse()?;
+        let headers = request.headers_mut();
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let status = response.status();
+        let answer = response.into_body().collect().await?.to_bytes();
+        ensure!(status.is_success(), "status {status}: {}", String::from_utf8_lossy(&answer));
+        Ok(serde_json::from_slice(&answer)?)
     }
 
     /// Asks for a page, which must be answered 200.

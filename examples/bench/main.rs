@@ -19,6 +19,7 @@ mod reading;
 mod sending;
 mod servers;
 mod streams;
+mod subscriptions;
 mod table;
 
 use std::env;
@@ -35,12 +36,14 @@ fn main() -> anyhow::Result<()> {
     if arguments == [bare::ROLE] {
         return bare::serve();
     }
-    let rows: [(&str, Measure); 16] = [
+    let rows: [(&str, Measure); 18] = [
         ("ingest", ingest::measure_throughput),
         ("latency", ingest::measure_latency),
         ("batches", ingest::measure_batches),
         ("alerts", ingest::measure_alerts),
         ("log", ingest::measure_log),
+        ("hooks", subscriptions::measure_hooks),
+        ("subscriptions", subscriptions::measure),
         ("streams", streams::measure),
         ("jitter", sending::measure_jitter),
         ("sending", sending::measure_throughput),

@@ -10,13 +10,13 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::channel::{Channel, Target};
-use super::delivery::{DeliveryError, DeliveryMetrics};
+use super::delivery::DeliveryMetrics;
 use super::mail::{MailSettings, Mailer};
 use super::render::Templates;
 use super::rule::Rule;
 use super::webhook::{self, WebhookClient};
 use crate::auth::signature::standard::signing_key;
-use crate::client::Reach;
+use crate::client::{DeliveryError, Reach};
 use crate::core::event::{Event, HEALTH_ALERT, StoredEvent};
 use crate::core::text::hex;
 use crate::core::timestamp::Timestamp;

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::alerts::Alerts;
 use super::channel::{Channel, kind_of};
-use super::delivery::{AttemptLabels, DeliveryError};
+use super::delivery::AttemptLabels;
+use crate::client::DeliveryError;
 use crate::core::backoff::Backoff;
 use crate::core::timestamp::Timestamp;
 use crate::store::Store;
@@ -130,7 +131,9 @@ impl ChannelWorker {
     fn settlement_of(&self, message: &Message, sent: Result<(), DeliveryError>) -> Settlement {
         let (reason, retry_after, closes) = match sent {
             Ok(()) => return Settlement::Sent,
-            Err(DeliveryError::Permanent(reason)) => return Settlement::Dead { reason },
+            Err(DeliveryError::Permanent(reason) | DeliveryError::Misdirected(reason)) => {
+                return Settlement::Dead { reason };
+            }
             Err(DeliveryError::Transient { reason, retry_after, pauses_channel }) => {
                 (reason, retry_after, pauses_channel)
             }

@@ -10,7 +10,8 @@ use super::alerts::AlertOptions;
 use super::log::LogOptions;
 use super::values::{Items, flatten, parse_count, parse_port};
 use crate::consume::{
-    HookList, Limits, ListenSettings, Retention, Settings, StoreSettings, Timeouts, TlsSettings,
+    ForwardList, ForwardsSettings, HookList, Limits, ListenSettings, Retention, Settings, StoreSettings,
+    Timeouts, TlsSettings,
 };
 use crate::core::byte_size::ByteSize;
 use crate::core::duration::{parse_duration, parse_positive_duration, parse_positive_duration_with_unit};
@@ -152,6 +153,13 @@ pub struct ConsumeOptions {
     #[arg(long, value_name = "HOOK")]
     hook: Vec<HookList>,
 
+    /// Push all events to another service, such as the /event of another consume,
+    /// repeatable. In the config file also an object, for some types, another order
+    /// and rate, a signature, a token. --alert-allow-private and --alert-cacert hold for
+    /// these URLs as well
+    #[arg(long, value_name = "URL")]
+    forward: Vec<ForwardList>,
+
     #[command(flatten)]
     access: AccessOptions,
 
@@ -175,6 +183,11 @@ impl ConsumeOptions {
     pub(super) fn into_settings(self) -> anyhow::Result<Settings> {
         let allow_anonymous = self.access.insecure_allow_anonymous;
         let alerts = self.alerts.into_settings()?;
+        let forwards = ForwardsSettings {
+            list: ForwardList(self.forward.into_iter().flat_map(|list| list.0).collect()),
+            reach: alerts.reach,
+            ca_file: alerts.ca_file.clone(),
+        };
         let tls = self.tls.into_settings()?;
         let (access, cross_origin) = self.access.into_settings()?;
         Ok(Settings {
@@ -219,6 +232,7 @@ impl ConsumeOptions {
                 keys: self.keep_keys,
             },
             hooks: HookList(self.hook.into_iter().flat_map(|list| list.0).collect()),
+            forwards,
             alerts,
             metrics: self.metrics,
         })

@@ -56,7 +56,7 @@ const GROUPS: [(&str, &[&str]); 17] = [
         ],
     ),
     ("TLS", &["tls-cert", "tls-key", "tls-client-ca", "cacert", "cert", "key", "insecure-skip-verify"]),
-    ("Webhooks", &["hook"]),
+    ("Webhooks", &["hook", "forward"]),
     (
         "Alerts",
         &[

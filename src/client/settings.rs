@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::HttpClient;
+use super::pool::HttpClient;
 use crate::tls::{Identity, Trust, client_config};
 
 /// How a client and a server prove to each other who they are.

@@ -11,6 +11,7 @@ mod body;
 mod client_address;
 mod coding;
 mod cross_origin;
+mod forward;
 mod hooks;
 mod metrics;
 mod problem;
@@ -35,10 +36,13 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use self::cross_origin::CrossOrigin;
+use self::forward::Forward;
+pub use self::forward::{ForwardList, ForwardsSettings};
 pub use self::hooks::HookList;
 use self::hooks::Hooks;
 use self::metrics::Metrics;
@@ -100,6 +104,8 @@ struct Service {
     /// Metrics, event streams, retention, reload of certificates and secrets.
     tasks: Tasks,
     dispatcher: Dispatcher,
+    /// Whether tasks are to begin nothing new.
+    stopping: watch::Sender<bool>,
     writer: Writer,
     supervisor: Supervisor,
     timeouts: Timeouts,
@@ -112,6 +118,7 @@ impl Service {
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         let alerts = Arc::new(Alerts::new(settings.alerts)?);
         let hooks = Arc::new(Hooks::load(settings.hooks)?);
+        let forwards = Forward::load(settings.forwards)?;
         let tls = settings.tls.map(Tls::load).transpose()?.map(Arc::new);
         let secrets = access::Secrets::new(settings.access)?;
         let requires_authentication =
@@ -139,11 +146,15 @@ impl Service {
             heartbeat_within(timeouts.idle),
         ));
         let mut tasks = Tasks::default();
+        let stopping = watch::Sender::new(false);
         if let Some(address) = &settings.metrics {
             let listener = exposition::listen(address).await?;
             tasks.spawn("metrics", serve_metrics(listener, Arc::clone(&metrics), store.clone()));
         }
         tasks.spawn("event streams", Arc::clone(&hub).run(store.clone()));
+        for forward in forwards {
+            tasks.spawn("forward", forward.run(store.clone(), stopping.subscribe()));
+        }
         tasks.spawn("retention", retention.run(store.clone()));
         tasks.spawn("expiry of subscriptions", expire_subscriptions(store.clone()));
         tasks.spawn("reload of secrets", reload_on(hangup, tls.clone(), Arc::clone(&hooks)));
@@ -174,7 +185,7 @@ impl Service {
         retention.announce();
         let supervisor = Supervisor::from_environment();
         supervisor.ready(&format!("listening on {}", urls.join(", ")));
-        Ok(Some(Service { server, tasks, dispatcher, writer, supervisor, timeouts }))
+        Ok(Some(Service { server, tasks, dispatcher, stopping, writer, supervisor, timeouts }))
     }
 
     /// Serves until the process is asked to stop, and on for the lame-duck time, which a second signal ends.
@@ -206,6 +217,7 @@ impl Service {
     /// Finishes the requests in flight and the deliveries of alerts, then closes the store.
     async fn drain(self, shutdown: &mut Shutdown) -> anyhow::Result<()> {
         self.supervisor.stopping();
+        self.stopping.send_replace(true);
         info!("stopping: requests in flight are finished first");
         let deadline = Instant::now() + self.timeouts.drain;
         let draining = async {

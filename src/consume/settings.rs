@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::forward::ForwardsSettings;
 use super::hooks::HookList;
 use super::retention::Retention;
 use crate::alert::AlertSettings;
@@ -23,6 +24,7 @@ pub struct Settings {
     pub store: StoreSettings,
     pub retention: Retention,
     pub hooks: HookList,
+    pub forwards: ForwardsSettings,
     pub alerts: AlertSettings,
     /// The address to serve metrics at, instead of `/metrics` of the port.
     pub metrics: Option<String>,

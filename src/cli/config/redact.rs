@@ -16,7 +16,7 @@ pub(super) const SECRETS: [&str; 7] = [
 ];
 
 /// Settings whose values may contain a secret.
-const NOT_SHOWN: [&str; 3] = ["--header", "--alert", "--alert-on"];
+const NOT_SHOWN: [&str; 4] = ["--header", "--alert", "--alert-on", "--forward"];
 
 pub(super) fn is_secret(arg: &Arg) -> bool {
     arg.is_hide_set()

@@ -3,10 +3,11 @@
 //! Source: CloudEvents specification 1.0.2, with its JSON format and its HTTP protocol binding.
 
 use serde::de::IgnoredAny;
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::explain::{ParseError, Refusal};
-use super::{Event, text_of};
+use super::{Event, StoredEvent, text_of};
 use crate::core::members::Members;
 
 /// The attributes that each has, with the members of its JSON.
@@ -81,6 +82,22 @@ impl CloudEvent {
             members.into_iter().map(|(name, value)| format!("{}:{value}", quoted(name))).collect();
         CloudEvent::parse(format!("{{{}}}", members.join(",")).as_bytes())
     }
+}
+
+/// A stored event as the data of a CloudEvent, whose id stays the same when it is sent again, alone or with others.
+pub fn wrapped(event: &StoredEvent) -> String {
+    // An attribute is never empty.
+    let event_type = if event.event_type.is_empty() { "-" } else { &event.event_type };
+    json!({
+        "specversion": VERSION,
+        "id": format!("{}-{:x}", event.id, event.received_at.as_microseconds()),
+        "source": "eventctl",
+        "type": event_type,
+        "time": event.received_at.to_string(),
+        "datacontenttype": "application/json",
+        "data": event,
+    })
+    .to_string()
 }
 
 enum Kind {

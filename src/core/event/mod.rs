@@ -65,6 +65,11 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
+    /// Type and payload alone, as a client sends them.
+    pub fn to_submission(&self) -> String {
+        serde_json::json!({"event_type": self.event_type, "event_payload": self.event_payload}).to_string()
+    }
+
     /// Appends the event as JSON, on one line.
     pub fn write_json(&self, text: &mut Vec<u8>) {
         serde_json::to_writer(text, self).expect("strings and numbers can be written to memory");

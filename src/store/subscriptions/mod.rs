@@ -19,5 +19,5 @@ pub use self::claim::{Claim, ClaimedEvent};
 pub use self::definition::{Definition, Order, Start, Subscription, has_expired, remove_expired};
 pub use self::group::{Answer, Group, Request, run};
 pub use self::list::{ParkedEvent, Progress, Unpark, all_with_progress, may_have_work, parked, progress};
-pub use self::settle::{Refusal, Rejection, Selected};
+pub use self::settle::{Attempt, Refusal, Rejection, Selected};
 pub use self::token::Token;

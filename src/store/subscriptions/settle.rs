@@ -23,8 +23,17 @@ pub struct Rejection {
     /// When they are handed out again.
     pub delay: Duration,
     pub reason: Option<String>,
-    /// False where they were not worked on: the attempt does not count.
-    pub counts: bool,
+    pub attempt: Attempt,
+}
+
+/// What an attempt that did not succeed was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// The events were not worked on: it does not count.
+    None,
+    Failed,
+    /// No other can succeed: the events are parked.
+    Hopeless,
 }
 
 /// Why nothing was changed.
@@ -98,13 +107,23 @@ pub fn reject(
         Err(refusal) => return Ok(Err(refusal)),
     };
     let Definition { order, max_attempts, .. } = subscription.definition;
-    let may_park = rejection.counts;
-    let (parked, returned): (Vec<&Held>, Vec<&Held>) =
-        chosen.iter().partition(|event| may_park && event.attempts >= i64::from(max_attempts));
+    let is_last = |event: &&Held| match rejection.attempt {
+        Attempt::None => false,
+        Attempt::Failed => event.attempts >= i64::from(max_attempts),
+        Attempt::Hopeless => true,
+    };
+    let (parked, returned): (Vec<&Held>, Vec<&Held>) = chosen.iter().partition(is_last);
     let due_at = now.after(rejection.delay);
     let reason = rejection.reason.as_deref();
     park(statements, subscription, &parked, reason, now)?;
-    give_back(statements, subscription, &returned, reason, due_at, i64::from(!rejection.counts))?;
+    give_back(
+        statements,
+        subscription,
+        &returned,
+        reason,
+        due_at,
+        i64::from(rejection.attempt == Attempt::None),
+    )?;
     let first = chosen.first().map_or(i64::MAX, |event| event.id);
     let is_chosen = |id: i64| chosen.iter().any(|event| event.id == id);
     let behind: Vec<&Held> = match order {

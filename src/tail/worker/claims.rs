@@ -20,8 +20,8 @@ use crate::core::text::excerpt;
 use crate::core::timestamp::Timestamp;
 use crate::error::hinted;
 use crate::store::subscriptions::{
-    Answer, Definition, Order, Refusal, Rejection, Request as StoreRequest, Selected, Start, Subscription,
-    Token,
+    Answer, Attempt, Definition, Order, Refusal, Rejection, Request as StoreRequest, Selected, Start,
+    Subscription, Token,
 };
 use crate::store::{AppendError, ReadError, Store, StoreLimits, StoreOptions, Writer};
 use crate::tail::remote::{EventJson, ServiceConnection};
@@ -232,20 +232,19 @@ impl Claims {
         .await
     }
 
-    /// Gives the events back; `counts` says whether that is a failed attempt.
+    /// Gives the events back.
     pub async fn reject(
         &self,
         claimed: &Claimed,
         reason: Option<String>,
         delay: Duration,
-        counts: bool,
+        attempt: Attempt,
     ) -> Result<(), ClaimError> {
-        let body =
-            json!({"ids": claimed.ids(), "reason": reason, "delay": delay.as_secs_f64(), "release": !counts});
+        let body = json!({"ids": claimed.ids(), "reason": reason, "delay": delay.as_secs_f64(), "release": attempt == Attempt::None});
         self.settle(claimed, "/nack", body, |token| StoreRequest::Reject {
             token,
             selected: Selected::Ids(claimed.ids()),
-            rejection: Rejection { delay, reason: reason.clone(), counts },
+            rejection: Rejection { delay, reason: reason.clone(), attempt },
         })
         .await
     }

@@ -21,6 +21,7 @@ use self::command::{Outcome, run_command};
 use super::settings::{Settings, WorkSettings};
 use crate::core::backoff::Backoff;
 use crate::shutdown::Shutdown;
+use crate::store::subscriptions::Attempt;
 
 /// Waits between two tries to reach the store or the service.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
@@ -175,13 +176,13 @@ impl Lane {
         loop {
             let settled = match outcome {
                 Outcome::Done => self.claims.acknowledge(claimed).await,
-                Outcome::NotRun => self.claims.reject(claimed, None, Duration::ZERO, false).await,
+                Outcome::NotRun => self.claims.reject(claimed, None, Duration::ZERO, Attempt::None).await,
                 Outcome::Again => {
                     let reason = "the command asked for another try".to_owned();
-                    self.claims.reject(claimed, Some(reason), RETRY_DELAY, false).await
+                    self.claims.reject(claimed, Some(reason), RETRY_DELAY, Attempt::None).await
                 }
                 Outcome::Failed(reason) => {
-                    self.claims.reject(claimed, Some(reason.clone()), RETRY_DELAY, true).await
+                    self.claims.reject(claimed, Some(reason.clone()), RETRY_DELAY, Attempt::Failed).await
                 }
             };
             let reason = match settled {

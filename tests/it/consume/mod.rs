@@ -8,6 +8,7 @@ mod cloud_events;
 mod coding;
 mod cross_origin;
 mod drain;
+mod forward;
 mod garbage;
 mod guessing;
 pub mod hooks;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use eventctl::testing::{
-    Answer, Append, Definition, Event, Progress, Refusal, Rejection, Selected, Start, Subscription,
+    Answer, Append, Attempt, Definition, Event, Progress, Refusal, Rejection, Selected, Start, Subscription,
     SubscriptionOrder as Order, SubscriptionRequest as Request, Timestamp, Token, Unpark, progress,
     run_on_subscriptions as run,
 };
@@ -170,8 +170,13 @@ impl Model {
         for id in &chosen {
             let row = self.rows.get_mut(id).unwrap();
             row.is_leased = false;
-            row.due_at = Some(due_at).filter(|_| !rejection.counts || row.attempts < self.max_attempts);
-            row.attempts -= i64::from(!rejection.counts);
+            let is_last = match rejection.attempt {
+                Attempt::None => false,
+                Attempt::Failed => row.attempts >= self.max_attempts,
+                Attempt::Hopeless => true,
+            };
+            row.due_at = Some(due_at).filter(|_| !is_last);
+            row.attempts -= i64::from(rejection.attempt == Attempt::None);
         }
         if let Some(first) = chosen.first().filter(|_| self.order == Order::Strict) {
             for id in held.iter().filter(|id| *id > first && !chosen.contains(id)) {
@@ -274,7 +279,12 @@ impl Trial<'_> {
         } else {
             let delay = Duration::from_micros(self.random.u64(..2_000_000));
             let reason = self.random.bool().then(|| "it failed".to_owned());
-            let rejection = Rejection { delay, reason, counts: self.random.u8(..4) > 0 };
+            let rejection = Rejection {
+                delay,
+                reason,
+                attempt: [Attempt::None, Attempt::Failed, Attempt::Failed, Attempt::Hopeless]
+                    [self.random.usize(..4)],
+            };
             let expected = self.model.reject(token.number, &selected, &rejection, self.now);
             (expected, self.ask(Request::Reject { token, selected, rejection }))
         };

@@ -16,7 +16,7 @@ use crate::consume::routes::stream::News;
 use crate::core::event::StoredEvent;
 use crate::core::timestamp::Timestamp;
 use crate::store::subscriptions::{
-    Answer as Answered, ClaimedEvent, Rejection, Request, Selected, Token, may_have_work,
+    Answer as Answered, Attempt, ClaimedEvent, Rejection, Request, Selected, Token, may_have_work,
 };
 
 const DEFAULT_LIMIT: usize = 100;
@@ -159,7 +159,7 @@ pub async fn reject(
     let rejection = Rejection {
         delay: delay.map_or(Duration::ZERO, |delay| delay.0).min(LONGEST_DELAY),
         reason: reason.map(|reason| reason.replace('\0', "\u{fffd}").chars().take(REASON_LIMIT).collect()),
-        counts: !release,
+        attempt: if release { Attempt::None } else { Attempt::Failed },
     };
     let (token, selected) = (token_of(&token)?, selected_of(ids, up_to)?);
     ask(state, name, Request::Reject { token, selected, rejection }).await?;
