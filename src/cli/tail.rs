@@ -8,6 +8,7 @@ use super::login::{ClientTlsOptions, LoginOptions};
 use super::values::parse_count;
 use crate::client::Endpoint;
 use crate::core::glob::Glob;
+use crate::core::name;
 use crate::core::timestamp::LocalTimestamp;
 use crate::error::hinted;
 use crate::store::StoreLocation;
@@ -162,13 +163,8 @@ impl TailOptions {
     }
 }
 
-/// As a path has it.
 fn parse_subscription(text: &str) -> Result<String, String> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if (1..=64).contains(&text.len()) && text.bytes().all(fits) && !text.starts_with('.') {
-        return Ok(text.to_owned());
-    }
-    Err("expected a name of 1 to 64 letters, digits, `-`, `_` and `.`".to_owned())
+    if name::is_name(text) { Ok(text.to_owned()) } else { Err(name::EXPECTED.to_owned()) }
 }
 
 fn parse_claim(text: &str) -> Result<usize, String> {

@@ -3,6 +3,7 @@
 use hyper::Method;
 use hyper::http::request::Parts;
 
+use crate::core::name::is_name;
 use crate::core::query::parse_position;
 
 const READS: &str = "GET, HEAD";
@@ -171,9 +172,7 @@ fn subscription_of(path: &str) -> Option<(&str, &str)> {
         Some((name, "")) => (name, "/"),
         Some(parts) => parts,
     };
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let is_name = (1..=64).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('.');
-    is_name.then_some((name, part))
+    is_name(name).then_some((name, part))
 }
 
 /// What a request asks for, as metrics and the log name it: one of a fixed few, whatever the client sends.

@@ -10,6 +10,7 @@ pub mod event;
 pub mod glob;
 pub mod measurement;
 pub mod members;
+pub mod name;
 pub mod negotiation;
 pub mod network;
 pub mod origin;

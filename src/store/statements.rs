@@ -108,6 +108,42 @@ impl dyn Statements + '_ {
     }
 }
 
+impl dyn Statements + '_ {
+    /// Runs a statement for ids, some at a time: `{ids}` stands for their places, which come after those of the values.
+    pub fn execute_for(
+        &mut self,
+        statement: &str,
+        values: &[Value],
+        ids: &[i64],
+    ) -> Result<(), DatabaseError> {
+        for chunk in in_powers_of_two(ids) {
+            let (statement, values) = with_ids(statement, values, chunk);
+            self.execute(&statement, &values)?;
+        }
+        Ok(())
+    }
+
+    /// The same for a statement that gives rows.
+    pub fn query_for<const COLUMNS: usize>(
+        &mut self,
+        statement: &str,
+        ids: &[i64],
+    ) -> Result<Vec<[Value; COLUMNS]>, DatabaseError> {
+        let mut rows = Vec::with_capacity(ids.len());
+        for chunk in in_powers_of_two(ids) {
+            let (statement, values) = with_ids(statement, &[], chunk);
+            rows.extend(self.query::<COLUMNS>(&statement, &values)?);
+        }
+        Ok(rows)
+    }
+}
+
+fn with_ids(statement: &str, values: &[Value], ids: &[i64]) -> (String, Vec<Value>) {
+    let places = vec!["?"; ids.len()].join(", ");
+    let ids = ids.iter().map(|id| Value::from(*id));
+    (statement.replace("{ids}", &places), values.iter().cloned().chain(ids).collect())
+}
+
 /// The event of a row: id, received_at, type and payload.
 pub fn event_of([id, received_at, event_type, event_payload]: [Value; 4]) -> StoredEvent {
     StoredEvent {

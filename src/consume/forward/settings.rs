@@ -11,14 +11,12 @@ use url::Url;
 
 use crate::client::Reach;
 use crate::core::glob::Glob;
+use crate::core::name::{self, is_name};
 use crate::core::text::hex;
 use crate::store::subscriptions::Order;
 
 const EXPECTED: &str =
     "expected a URL such as `https://hub.example.com/event`, or in the config file an object with `to`";
-
-/// The longest name of a subscription.
-const NAME_LIMIT: usize = 64;
 
 /// Where events are sent, and which. `Debug` does not show the URL, which is a secret.
 pub struct ForwardSettings {
@@ -126,7 +124,8 @@ impl ForwardSettings {
             return Err("expected a URL without a name and a password: give `token-file`".to_owned());
         }
         let name = match object.name {
-            Some(name) => check_name(name)?,
+            Some(name) if is_name(&name) => name,
+            Some(_) => return Err(name::EXPECTED.to_owned()),
             None => name_of(&url),
         };
         let order = match object.order.as_deref() {
@@ -154,14 +153,6 @@ impl ForwardSettings {
             token_file: object.token_file,
         })
     }
-}
-
-fn check_name(name: String) -> Result<String, String> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let is_name = (1..=NAME_LIMIT).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('.');
-    is_name
-        .then_some(name)
-        .ok_or_else(|| format!("expected a `name` of 1 to {NAME_LIMIT} letters, digits, `-`, `_` and `.`"))
 }
 
 /// The host, and a mark of the whole URL: the same URL has the same name, and it shows nothing secret.

@@ -10,8 +10,7 @@ use serde::Deserialize;
 
 use crate::auth::signature::{Digest, Encoding, HmacScheme, RequestTemplate, Scheme};
 use crate::core::duration::parse_duration_with_unit;
-
-const NAME_LIMIT: usize = 64;
+use crate::core::name::{self, is_name};
 
 const EXPECTED: &str = "expected NAME=SCHEME:FILE, such as `github=github:secret`, or in the config file an object with \
     `name` and `verify`";
@@ -132,11 +131,8 @@ fn parse_hook(text: &str) -> Result<HookSettings, String> {
 impl HookSettings {
     fn of(object: HookObject) -> Result<HookSettings, String> {
         let name = object.name;
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if name.is_empty() || name.len() > NAME_LIMIT || !name.bytes().all(fits) || name.starts_with('.') {
-            return Err(format!(
-                "expected a name of 1 to {NAME_LIMIT} letters, digits, `-`, `_` and `.`, for /hook/NAME"
-            ));
+        if !is_name(&name) {
+            return Err(format!("{}, for /hook/NAME", name::EXPECTED));
         }
         let hmac = HmacSettings {
             header: object.header,

@@ -1,6 +1,6 @@
 //! Claims: the next events of a subscription are leased to a worker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::super::backend::PAGE_LIMIT_BYTES;
@@ -91,9 +91,9 @@ pub fn claim(
     let handed_out =
         returned.iter().map(|event| (event.id, event.attempts + 1)).chain(new.iter().map(|id| (*id, 1)));
     let handed_out: Vec<(i64, i64)> = handed_out.collect();
+    let ids: Vec<i64> = handed_out.iter().map(|(id, _)| *id).collect();
     let mut gone = Vec::new();
-    let mut stored =
-        read_events(statements, handed_out.iter().map(|(id, _)| *id).collect())?.into_iter().peekable();
+    let mut stored = read_events(statements, &ids)?.into_iter().peekable();
     for (id, attempts) in handed_out {
         match stored.next_if(|event| event.id == id) {
             Some(event) => events.push(ClaimedEvent { event, attempts }),
@@ -164,16 +164,10 @@ fn park_exhausted(
         false => returned.into_iter().partition(is_exhausted),
     };
     mark_stale(statements, name, exhausted.iter().map(|event| event.token).collect())?;
-    for chunk in in_powers_of_two(&exhausted) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let update = format!(
-            "UPDATE subscription_events SET due_at = NULL, is_leased = 0, parked_at = ?, reason = coalesce(reason, ?) \
-                WHERE subscription = ? AND event_id IN (?{places})"
-        );
-        let mut values = vec![now.as_microseconds().into(), LEASE_ENDED.into(), name.into()];
-        values.extend(chunk.iter().map(|event| Value::from(event.id)));
-        statements.execute(&update, &values)?;
-    }
+    let park = "UPDATE subscription_events SET due_at = NULL, is_leased = 0, parked_at = ?, reason = coalesce(reason, ?) \
+        WHERE subscription = ? AND event_id IN ({ids})";
+    let values = [now.as_microseconds().into(), LEASE_ENDED.into(), name.into()];
+    statements.execute_for(park, &values, &ids_of(&exhausted))?;
     left.sort_by_key(|event| event.id);
     Ok((left, is_open && !stops))
 }
@@ -185,31 +179,22 @@ fn mark_stale(
     tokens: BTreeSet<i64>,
 ) -> Result<(), DatabaseError> {
     let tokens: Vec<i64> = tokens.into_iter().collect();
-    for chunk in in_powers_of_two(&tokens) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let update = format!(
-            "UPDATE subscription_claims SET is_stale = 1 WHERE subscription = ? AND token IN (?{places})"
-        );
-        let mut values = vec![Value::from(name)];
-        values.extend(chunk.iter().map(|token| Value::from(*token)));
-        statements.execute(&update, &values)?;
-    }
-    Ok(())
+    let update = "UPDATE subscription_claims SET is_stale = 1 WHERE subscription = ? AND token IN ({ids})";
+    statements.execute_for(update, &[name.into()], &tokens)
 }
 
+fn ids_of(events: &[Returned]) -> Vec<i64> {
+    events.iter().map(|event| event.id).collect()
+}
+
+/// The bytes of payloads, by id.
 fn lengths_of(
     statements: &mut dyn Statements,
-    returned: &[Returned],
-) -> Result<std::collections::HashMap<i64, i64>, DatabaseError> {
-    let mut lengths = std::collections::HashMap::new();
-    for chunk in in_powers_of_two(returned) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let select = format!("SELECT id, octet_length(event_payload) FROM events WHERE id IN (?{places})");
-        let values: Vec<Value> = chunk.iter().map(|event| event.id.into()).collect();
-        let rows = statements.query::<2>(&select, &values)?;
-        lengths.extend(rows.iter().map(|[id, length]| (id.number(), length.number())));
-    }
-    Ok(lengths)
+    events: &[Returned],
+) -> Result<HashMap<i64, i64>, DatabaseError> {
+    let select = "SELECT id, octet_length(event_payload) FROM events WHERE id IN ({ids})";
+    let rows = statements.query_for::<2>(select, &ids_of(events))?;
+    Ok(rows.iter().map(|[id, length]| (id.number(), length.number())).collect())
 }
 
 /// The next events that the subscription selects, and up to where all others have been passed over.
@@ -254,17 +239,10 @@ fn lease_returned(
     until: Timestamp,
 ) -> Result<(), DatabaseError> {
     mark_stale(statements, name, returned.iter().map(|event| event.token).collect())?;
-    for chunk in in_powers_of_two(returned) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let update = format!(
-            "UPDATE subscription_events SET token = ?, attempts = attempts + 1, is_leased = 1, due_at = ? \
-                WHERE subscription = ? AND event_id IN (?{places})"
-        );
-        let mut values = vec![token.into(), until.as_microseconds().into(), name.into()];
-        values.extend(chunk.iter().map(|event| Value::from(event.id)));
-        statements.execute(&update, &values)?;
-    }
-    Ok(())
+    let update = "UPDATE subscription_events SET token = ?, attempts = attempts + 1, is_leased = 1, due_at = ? \
+        WHERE subscription = ? AND event_id IN ({ids})";
+    let values = [token.into(), until.as_microseconds().into(), name.into()];
+    statements.execute_for(update, &values, &ids_of(returned))
 }
 
 fn lease_new(
@@ -294,28 +272,14 @@ fn note_claim(statements: &mut dyn Statements, name: &str, token: i64) -> Result
     statements.execute(old, &[name.into(), (token - KNOWN_CLAIMS).into()])
 }
 
-fn read_events(statements: &mut dyn Statements, ids: Vec<i64>) -> Result<Vec<StoredEvent>, DatabaseError> {
-    let mut events = Vec::with_capacity(ids.len());
-    for chunk in in_powers_of_two(&ids) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let select = format!(
-            "SELECT id, received_at, event_type, event_payload FROM events WHERE id IN (?{places}) ORDER BY id"
-        );
-        let values: Vec<Value> = chunk.iter().map(|id| (*id).into()).collect();
-        events.extend(statements.query::<4>(&select, &values)?.into_iter().map(event_of));
-    }
-    Ok(events)
+fn read_events(statements: &mut dyn Statements, ids: &[i64]) -> Result<Vec<StoredEvent>, DatabaseError> {
+    let select =
+        "SELECT id, received_at, event_type, event_payload FROM events WHERE id IN ({ids}) ORDER BY id";
+    Ok(statements.query_for::<4>(select, ids)?.into_iter().map(event_of).collect())
 }
 
 /// Passes over events that somebody has deleted.
 fn forget(statements: &mut dyn Statements, name: &str, ids: &[i64]) -> Result<(), DatabaseError> {
-    for chunk in in_powers_of_two(ids) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let delete =
-            format!("DELETE FROM subscription_events WHERE subscription = ? AND event_id IN (?{places})");
-        let mut values = vec![Value::from(name)];
-        values.extend(chunk.iter().map(|id| Value::from(*id)));
-        statements.execute(&delete, &values)?;
-    }
-    Ok(())
+    let delete = "DELETE FROM subscription_events WHERE subscription = ? AND event_id IN ({ids})";
+    statements.execute_for(delete, &[name.into()], ids)
 }

@@ -2,7 +2,7 @@
 
 use super::super::backend::StoreReader;
 use super::super::error::{DatabaseError, ReadError};
-use super::super::statements::{Statements, Value, event_of, in_powers_of_two};
+use super::super::statements::{Statements, Value, event_of};
 use super::definition::Subscription;
 use crate::core::event::StoredEvent;
 use crate::core::glob::Glob;
@@ -162,22 +162,15 @@ pub fn unpark(
     let parked = statements.query::<1>(select, &[name.into()])?;
     let parked = parked.iter().map(|[id]| id.number());
     let chosen: Vec<i64> = parked.filter(|id| ids.is_none_or(|ids| ids.contains(id))).collect();
-    for chunk in in_powers_of_two(&chosen) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let condition = format!("WHERE subscription = ? AND event_id IN (?{places})");
-        let ids = chunk.iter().map(|id| Value::from(*id));
-        match action {
-            Unpark::Skip => {
-                let values: Vec<Value> = [name.into()].into_iter().chain(ids).collect();
-                statements.execute(&format!("DELETE FROM subscription_events {condition}"), &values)?;
-            }
-            Unpark::Replay => {
-                let update = format!(
-                    "UPDATE subscription_events SET attempts = 0, due_at = ?, parked_at = NULL {condition}"
-                );
-                let values = [now.as_microseconds().into(), name.into()].into_iter().chain(ids);
-                statements.execute(&update, &values.collect::<Vec<Value>>())?;
-            }
+    match action {
+        Unpark::Skip => {
+            let delete = "DELETE FROM subscription_events WHERE subscription = ? AND event_id IN ({ids})";
+            statements.execute_for(delete, &[name.into()], &chosen)?;
+        }
+        Unpark::Replay => {
+            let update = "UPDATE subscription_events SET attempts = 0, due_at = ?, parked_at = NULL \
+                WHERE subscription = ? AND event_id IN ({ids})";
+            statements.execute_for(update, &[now.as_microseconds().into(), name.into()], &chosen)?;
         }
     }
     Ok(chosen.len() as u64)

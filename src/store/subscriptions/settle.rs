@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::error::DatabaseError;
-use super::super::statements::{Statements, Value, in_powers_of_two};
+use super::super::statements::Statements;
 use super::definition::{Definition, Order, Subscription};
 use super::token::Token;
 use crate::core::timestamp::Timestamp;
@@ -81,14 +81,8 @@ pub fn acknowledge(
         statements.execute(delete, &[name.into(), token.number.into()])?;
         return Ok(Ok(()));
     }
-    for chunk in in_powers_of_two(&chosen) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let delete =
-            format!("DELETE FROM subscription_events WHERE subscription = ? AND event_id IN (?{places})");
-        let mut values = vec![Value::from(name)];
-        values.extend(chunk.iter().map(|event| Value::from(event.id)));
-        statements.execute(&delete, &values)?;
-    }
+    let delete = "DELETE FROM subscription_events WHERE subscription = ? AND event_id IN ({ids})";
+    statements.execute_for(delete, &[name.into()], &ids_of(&chosen))?;
     Ok(Ok(()))
 }
 
@@ -205,17 +199,10 @@ fn park(
     reason: Option<&str>,
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
-    for chunk in in_powers_of_two(events) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let update = format!(
-            "UPDATE subscription_events SET is_leased = 0, due_at = NULL, parked_at = ?, reason = ? \
-                WHERE subscription = ? AND event_id IN (?{places})"
-        );
-        let mut values = vec![now.as_microseconds().into(), reason.into(), subscription.name.as_str().into()];
-        values.extend(chunk.iter().map(|event| Value::from(event.id)));
-        statements.execute(&update, &values)?;
-    }
-    Ok(())
+    let update = "UPDATE subscription_events SET is_leased = 0, due_at = NULL, parked_at = ?, reason = ? \
+        WHERE subscription = ? AND event_id IN ({ids})";
+    let values = [now.as_microseconds().into(), reason.into(), subscription.name.as_str().into()];
+    statements.execute_for(update, &values, &ids_of(events.iter().copied()))
 }
 
 /// Has events handed out again, with so many attempts less.
@@ -227,20 +214,17 @@ fn give_back(
     due_at: Timestamp,
     fewer_attempts: i64,
 ) -> Result<(), DatabaseError> {
-    for chunk in in_powers_of_two(events) {
-        let places = ", ?".repeat(chunk.len() - 1);
-        let update = format!(
-            "UPDATE subscription_events SET is_leased = 0, due_at = ?, attempts = attempts - ?, reason = coalesce(?, reason) \
-                WHERE subscription = ? AND event_id IN (?{places})"
-        );
-        let mut values = vec![
-            due_at.as_microseconds().into(),
-            fewer_attempts.into(),
-            reason.into(),
-            subscription.name.as_str().into(),
-        ];
-        values.extend(chunk.iter().map(|event| Value::from(event.id)));
-        statements.execute(&update, &values)?;
-    }
-    Ok(())
+    let update = "UPDATE subscription_events SET is_leased = 0, due_at = ?, attempts = attempts - ?, \
+        reason = coalesce(?, reason) WHERE subscription = ? AND event_id IN ({ids})";
+    let values = [
+        due_at.as_microseconds().into(),
+        fewer_attempts.into(),
+        reason.into(),
+        subscription.name.as_str().into(),
+    ];
+    statements.execute_for(update, &values, &ids_of(events.iter().copied()))
+}
+
+fn ids_of<'a>(events: impl IntoIterator<Item = &'a Held>) -> Vec<i64> {
+    events.into_iter().map(|event| event.id).collect()
 }

@@ -44,6 +44,31 @@ fn the_health_of_store_and_deliveries_is_shown() {
 
 #[test]
 #[ignore = "needs the browser of .ci/servers"]
+fn subscriptions_are_shown_with_what_they_have_to_do() {
+    let (_directory, server) = start(&[]);
+    let browser = open(&server);
+    browser.wait_for(&text_of("subscriptions"), "none");
+    let ask = |method: &str, path: &str, body: &str| {
+        let headers = [("Content-Type", "application/json")];
+        server.connect().request(method, &format!("/subscription/{path}"), &headers, body.as_bytes()).json()
+    };
+    ask("PUT", "work", r#"{"max_attempts": 1}"#);
+    ask("PUT", "other", "{}");
+    for _ in 0..4 {
+        server.store("a", "b");
+    }
+    let token = ask("POST", "work/claim", r#"{"limit": 1}"#)["token"].clone();
+    ask("POST", "work/nack", &format!(r#"{{"token": {token}}}"#));
+    ask("POST", "work/claim", r#"{"limit": 2}"#);
+    browser.wait_for(
+        &text_of("subscriptions-note"),
+        "other: 4 behind, 0 in flight, 0 parked; work: 1 behind, 2 in flight, 1 parked",
+    );
+    browser.wait_for(&text_of("subscriptions"), "5 behind");
+}
+
+#[test]
+#[ignore = "needs the browser of .ci/servers"]
 fn metrics_that_are_elsewhere_are_said_to_be() {
     let (_directory, server) = start(&["--metrics", "127.0.0.1:0"]);
     let browser = open(&server);
