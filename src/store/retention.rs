@@ -44,9 +44,9 @@ const EXPIRED_KEYS: &str = "\
 const IS_HELD: &str = "(EXISTS (SELECT 1 FROM deliveries \
         WHERE deliveries.event_id = events.id AND deliveries.due_at IS NOT NULL) \
     OR EXISTS (SELECT 1 FROM subscriptions WHERE subscriptions.retains = 1 AND subscriptions.position < events.id) \
-    OR EXISTS (SELECT 1 FROM subscription_events \
-        JOIN subscriptions ON subscriptions.name = subscription_events.subscription \
-        WHERE subscription_events.event_id = events.id AND subscriptions.retains = 1))";
+    OR EXISTS (SELECT 1 FROM subscriptions JOIN subscription_events \
+            ON subscription_events.subscription = subscriptions.name AND subscription_events.event_id = events.id \
+        WHERE subscriptions.retains = 1))";
 
 /// What is kept, at a moment.
 #[derive(Debug, Clone, Copy)]
@@ -322,8 +322,9 @@ fn reason_to_delete(
 fn delete(statements: &mut dyn Statements, range: &RangeInclusive<i64>) -> Result<(), DatabaseError> {
     let ids = [Value::from(*range.start()), Value::from(*range.end())];
     statements.execute(&format!("DELETE FROM events WHERE id >= ? AND id <= ? AND NOT {IS_HELD}"), &ids)?;
-    let claimed = "DELETE FROM subscription_events WHERE event_id >= ? AND event_id <= ? AND NOT EXISTS \
-        (SELECT 1 FROM events WHERE events.id = subscription_events.event_id)";
+    let claimed = "DELETE FROM subscription_events WHERE event_id >= ? AND event_id <= ? \
+        AND subscription IN (SELECT name FROM subscriptions WHERE retains = 0) \
+        AND NOT EXISTS (SELECT 1 FROM events WHERE events.id = subscription_events.event_id)";
     statements.execute(claimed, &ids)?;
     let deliveries = "DELETE FROM deliveries WHERE event_id >= ? AND event_id <= ? AND due_at IS NULL";
     statements.execute(deliveries, &ids)

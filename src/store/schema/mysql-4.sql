@@ -31,8 +31,7 @@ CREATE TABLE IF NOT EXISTS subscription_events (
     parked_at BIGINT,
     reason TEXT,
     PRIMARY KEY (subscription, event_id),
-    INDEX subscription_events_by_due (subscription, due_at),
-    INDEX subscription_events_by_event (event_id)
+    INDEX subscription_events_by_due (subscription, due_at)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- The last claims. is_stale: whether any of its events was handed out again.

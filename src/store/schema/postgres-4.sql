@@ -33,7 +33,6 @@ CREATE TABLE subscription_events (
     PRIMARY KEY (subscription, event_id)
 );
 CREATE INDEX subscription_events_by_due ON subscription_events (subscription, due_at);
-CREATE INDEX subscription_events_by_event ON subscription_events (event_id);
 
 -- The last claims. is_stale: whether any of its events was handed out again.
 CREATE TABLE subscription_claims (

@@ -93,7 +93,10 @@ pub fn claim(
     let handed_out: Vec<(i64, i64)> = handed_out.collect();
     let ids: Vec<i64> = handed_out.iter().map(|(id, _)| *id).collect();
     let mut gone = Vec::new();
-    let mut stored = read_events(statements, &ids)?.into_iter().peekable();
+    // Events of all types follow each other.
+    let are_consecutive = returned.is_empty() && definition.event_type.is_none();
+    let stored = if are_consecutive { read_range(statements, &ids)? } else { read_events(statements, &ids)? };
+    let mut stored = stored.into_iter().peekable();
     for (id, attempts) in handed_out {
         match stored.next_if(|event| event.id == id) {
             Some(event) => events.push(ClaimedEvent { event, attempts }),
@@ -276,6 +279,15 @@ fn read_events(statements: &mut dyn Statements, ids: &[i64]) -> Result<Vec<Store
     let select =
         "SELECT id, received_at, event_type, event_payload FROM events WHERE id IN ({ids}) ORDER BY id";
     Ok(statements.query_for::<4>(select, ids)?.into_iter().map(event_of).collect())
+}
+
+/// The same for ids between which there is no other event.
+fn read_range(statements: &mut dyn Statements, ids: &[i64]) -> Result<Vec<StoredEvent>, DatabaseError> {
+    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(Vec::new()) };
+    let select =
+        "SELECT id, received_at, event_type, event_payload FROM events WHERE id >= ? AND id <= ? ORDER BY id";
+    let rows = statements.query::<4>(select, &[(*first).into(), (*last).into()])?;
+    Ok(rows.into_iter().map(event_of).collect())
 }
 
 /// Passes over events that somebody has deleted.

@@ -67,6 +67,13 @@ pub fn acknowledge(
     selected: &Selected,
 ) -> Result<Result<(), Refusal>, DatabaseError> {
     let name = subscription.name.as_str();
+    let delete_all = "DELETE FROM subscription_events WHERE subscription = ? AND token = ? AND is_leased = 1";
+    if *selected == Selected::All {
+        return Ok(match is_whole(statements, subscription, token)? {
+            true => Ok(statements.execute(delete_all, &[name.into(), token.number.into()])?),
+            false => Err(Refusal::Stale),
+        });
+    }
     let Holding { held, chosen } = match held(statements, subscription, token, selected)? {
         Ok(found) => found,
         Err(refusal) => return Ok(Err(refusal)),
@@ -77,8 +84,7 @@ pub fn acknowledge(
         return Ok(Err(Refusal::OutOfOrder));
     }
     if chosen.len() == held.len() {
-        let delete = "DELETE FROM subscription_events WHERE subscription = ? AND token = ? AND is_leased = 1";
-        statements.execute(delete, &[name.into(), token.number.into()])?;
+        statements.execute(delete_all, &[name.into(), token.number.into()])?;
         return Ok(Ok(()));
     }
     let delete = "DELETE FROM subscription_events WHERE subscription = ? AND event_id IN ({ids})";
@@ -148,6 +154,25 @@ pub fn extend(
     Ok(Ok(until))
 }
 
+/// Whether the token was given for this subscription.
+fn is_of(subscription: &Subscription, token: Token) -> bool {
+    token.epoch == subscription.epoch() && token.number <= subscription.token
+}
+
+/// Whether none of the events of a claim was handed out again, as far as that is known.
+fn is_whole(
+    statements: &mut dyn Statements,
+    subscription: &Subscription,
+    token: Token,
+) -> Result<bool, DatabaseError> {
+    if !is_of(subscription, token) {
+        return Ok(false);
+    }
+    let claim = "SELECT is_stale FROM subscription_claims WHERE subscription = ? AND token = ?";
+    let rows = statements.query::<1>(claim, &[subscription.name.as_str().into(), token.number.into()])?;
+    Ok(rows.first().is_some_and(|[is_stale]| is_stale.number() == 0))
+}
+
 /// All events that a claim still has, and those of them that are selected.
 fn held(
     statements: &mut dyn Statements,
@@ -155,16 +180,14 @@ fn held(
     token: Token,
     selected: &Selected,
 ) -> Result<Result<Holding, Refusal>, DatabaseError> {
-    if token.epoch != subscription.epoch() || token.number > subscription.token {
+    let is_whole = is_whole(statements, subscription, token)?;
+    if !is_of(subscription, token) {
         return Ok(Err(Refusal::Stale));
     }
     let values = [subscription.name.as_str().into(), token.number.into()];
     let select = "SELECT event_id, attempts, is_leased FROM subscription_events \
         WHERE subscription = ? AND token = ? ORDER BY event_id";
     let rows = statements.query::<3>(select, &values)?;
-    let claim = "SELECT is_stale FROM subscription_claims WHERE subscription = ? AND token = ?";
-    let is_whole =
-        statements.query::<1>(claim, &values)?.first().is_some_and(|[is_stale]| is_stale.number() == 0);
     let held: Vec<Held> = rows
         .iter()
         .filter(|[_, _, is_leased]| is_leased.number() != 0)
