@@ -26,6 +26,9 @@ const SCHEMAS: [&str; 5] = [
     include_str!("../schema/sqlite-5.sql"),
 ];
 
+/// How many statements the writer keeps prepared: all that it has, so that those of workers do not displace those of appends.
+const PREPARED_STATEMENTS: usize = 128;
+
 /// How long to wait for another process's lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -100,6 +103,7 @@ pub fn open_to_write(path: &Path) -> anyhow::Result<Connection> {
 
 fn connect_to_write(path: &Path) -> anyhow::Result<Connection> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
     // SQLite takes a file that cannot be written to for one that is to be read.
     if connection.is_readonly("main").map_err(|error| cannot_write(path, &error))? {
         let reason = OpenOptions::new().append(true).open(path).err();

@@ -401,6 +401,9 @@ fn a_login_that_may_not_store_cannot_receive(store: &TestStore) {
         "alert_channels",
         "retention",
         "deleted_events",
+        "subscriptions",
+        "subscription_events",
+        "subscription_claims",
     ];
     for table in tables {
         store.execute(&format!("GRANT SELECT ON {table} TO {}", viewer.name));
