@@ -67,7 +67,7 @@ impl Open {
     }
 
     /// A whole sweep.
-    fn sweep(&self, limits: RetentionLimits) -> Deleted {
+    pub fn sweep(&self, limits: RetentionLimits) -> Deleted {
         let mut sum = Deleted::default();
         let mut limits = limits;
         loop {

@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use eventctl::testing::{
-    Answer, Append, Attempt, Definition, Event, Progress, Refusal, Rejection, Selected, Start, Subscription,
-    SubscriptionOrder as Order, SubscriptionRequest as Request, Timestamp, Token, Unpark, progress,
-    run_on_subscriptions as run,
+    Answer, Append, Attempt, Definition, Event, Progress, Recount, Refusal, Rejection, RetentionLimits,
+    Selected, Start, Subscription, SubscriptionOrder as Order, SubscriptionRequest as Request, Timestamp,
+    Token, Unpark, progress, run_on_subscriptions as run,
 };
 
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ use crate::util::{Consume, random};
 
 on_every_store!(
     subscriptions_are_as_a_plain_model_has_them,
+    retention_keeps_what_a_subscription_has_to_do,
     workers_that_die_and_oversleep_acknowledge_each_event_once,
     workers_in_strict_order_are_never_overtaken,
 );
@@ -404,6 +405,52 @@ fn subscriptions_are_as_a_plain_model_has_them(store: &TestStore) {
         (processes, events) = (trial.processes, trial.events);
     }
     processes.into_iter().for_each(Open::close);
+}
+
+fn retention_keeps_what_a_subscription_has_to_do(store: &TestStore) {
+    store.prepare();
+    let process = Open::new(store);
+    let now = Timestamp::now();
+    let ask =
+        |request: Request| process.write(move |backend| run(backend, &[("sub", &request)], now)).remove(0);
+    let define = |retains: bool| Request::Define {
+        definition: Definition {
+            event_type: None,
+            order: Order::Parallel,
+            skips_parked: false,
+            retains,
+            lease: Duration::from_secs(60),
+            max_attempts: 9,
+            expires: Duration::from_secs(86_400),
+        },
+        start: Start::Beginning,
+    };
+    ask(define(true));
+    let events = (0..5).map(|_| Event::parse(event("a", "b").as_bytes()).unwrap()).collect();
+    let append = Append { events, key: None, aliases: Vec::new(), deliveries: Vec::new() };
+    process.write(move |backend| backend.append(&[&append], now));
+    let limits = RetentionLimits {
+        now,
+        is_clock_believed: true,
+        received_before: None,
+        events: Some(1),
+        bytes: None,
+        keys_before: None,
+        recount: Recount::Always,
+    };
+    let left = || {
+        process.sweep(limits);
+        store.stored().into_iter().map(|(id, _, _)| id).collect::<Vec<_>>()
+    };
+    assert_eq!(left(), [1, 2, 3, 4, 5], "nobody has claimed them");
+    let Answer::Claimed(Some(claim)) = ask(Request::Claim { limit: 3 }) else { panic!() };
+    assert_eq!(left(), [1, 2, 3, 4, 5], "nobody has acknowledged them");
+    ask(Request::Acknowledge { token: claim.token, selected: Selected::Ids(vec![1, 3]) });
+    assert_eq!(left(), [2, 4, 5]);
+    ask(define(false));
+    assert_eq!(left(), [5]);
+    assert_eq!(super::replication::numbers(store, "SELECT event_id FROM subscription_events"), [0; 0]);
+    process.close();
 }
 
 /// For how long workers work; minutes prove more.
