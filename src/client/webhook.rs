@@ -54,7 +54,7 @@ impl DeliveryError {
 pub struct WebhookSender(HttpClient);
 
 impl WebhookSender {
-    /// Keeps up to so many connections open.
+    /// Keeps at most this many connections open.
     pub fn new(tls: ClientConfig, reach: Reach, idle_connections: usize) -> WebhookSender {
         WebhookSender(HttpClient::for_webhooks(tls, reach, RESPONSE_TIME, idle_connections))
     }

@@ -24,7 +24,7 @@ use crate::store::Store;
 use crate::store::outbox::open_deliveries;
 use crate::store::subscriptions::{Progress, Subscription, all_with_progress};
 
-/// At most so many subscriptions have metrics, the first by their names.
+/// The most subscriptions that have metrics, the first by name.
 const SUBSCRIPTION_LIMIT: usize = 100;
 
 /// How long a scrape waits for the store; beyond, the store's own metrics keep their last values.

@@ -1,4 +1,4 @@
-//! The members of a JSON object whose values are looked at one by one.
+//! The members of a JSON object, whose values are read one by one.
 
 use std::fmt;
 

@@ -318,7 +318,7 @@ fn reason_to_delete(
     limits.bytes.is_some_and(|limit| bytes_from_here > limit).then_some(Reason::Bytes)
 }
 
-/// Deletes the events of a range, and what else is known of them. One may have to stay since it was looked at.
+/// Deletes the events of a range, and what else is known of them. One may have to stay since it was checked.
 fn delete(statements: &mut dyn Statements, range: &RangeInclusive<i64>) -> Result<(), DatabaseError> {
     let ids = [Value::from(*range.start()), Value::from(*range.end())];
     statements.execute(&format!("DELETE FROM events WHERE id >= ? AND id <= ? AND NOT {IS_HELD}"), &ids)?;

@@ -45,7 +45,7 @@ const EXPIRES: Duration = Duration::from_secs(30 * 86_400);
 /// How many events a claim has.
 const LIMIT: usize = 100;
 
-/// How often the store is looked at for events.
+/// How often the store is read for new events.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Waits after a failure.

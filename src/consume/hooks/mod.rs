@@ -66,7 +66,9 @@ impl Hooks {
                 ));
             }
             if matches!(settings.scheme, Scheme::Unverified) {
-                warn!("the hook `{name}` verifies nothing: whoever reaches this port can store events by it");
+                warn!(
+                    "the hook `{name}` verifies nothing: anyone who reaches this port can store events through it"
+                );
             }
             let secrets = RwLock::new(Arc::new(HookSecrets::read(&settings)?));
             hooks.push(Hook { settings, secrets });
