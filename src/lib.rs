@@ -112,7 +112,6 @@ pub mod testing {
     pub use crate::core::byte_size::ByteSize;
     pub use crate::core::coding::{Coding, DecodeError};
     pub use crate::core::duration::{parse_duration, parse_positive_duration};
-    pub use crate::core::event::cloud_event::CloudEvent;
     pub use crate::core::event::{EVENT_TYPE_LIMIT, Event, ParseError, StoredEvent};
     pub use crate::core::glob::Glob;
     pub use crate::core::outgoing::Outgoing;

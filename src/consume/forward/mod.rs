@@ -39,9 +39,6 @@ use crate::tls::{Trust, client_config, read_ca_certificates};
 const LEASE: Duration = Duration::from_secs(5);
 const PROLONG_AFTER: Duration = Duration::from_millis(1500);
 
-/// A forward that no process has run for so long ends.
-const EXPIRES: Duration = Duration::from_secs(30 * 86_400);
-
 /// How many events a claim has.
 const LIMIT: usize = 100;
 
@@ -142,11 +139,10 @@ impl Forward {
             event_type: self.settings.event_type.clone(),
             order: self.settings.order,
             skips_parked: self.settings.skips_parked,
-            retains: true,
             lease: LEASE,
             // What the receiver refuses is parked at once, and all else sent until it takes it.
             max_attempts: u32::MAX,
-            expires: EXPIRES,
+            ..Definition::default()
         };
         let request = StoreRequest::Define { definition, start: Start::Beginning };
         store.subscription(self.settings.name.clone(), request).await.map(drop)

@@ -127,6 +127,20 @@ impl Subscription {
     }
 }
 
+impl Default for Definition {
+    fn default() -> Definition {
+        Definition {
+            event_type: None,
+            order: Order::Parallel,
+            skips_parked: false,
+            retains: true,
+            lease: Duration::from_secs(30),
+            max_attempts: 10,
+            expires: Duration::from_secs(30 * 86_400),
+        }
+    }
+}
+
 impl Definition {
     fn values(&self) -> [Value; 7] {
         let microseconds =

@@ -180,10 +180,10 @@ fn held(
     token: Token,
     selected: &Selected,
 ) -> Result<Result<Holding, Refusal>, DatabaseError> {
-    let is_whole = is_whole(statements, subscription, token)?;
     if !is_of(subscription, token) {
         return Ok(Err(Refusal::Stale));
     }
+    let is_whole = is_whole(statements, subscription, token)?;
     let values = [subscription.name.as_str().into(), token.number.into()];
     let select = "SELECT event_id, attempts, is_leased FROM subscription_events \
         WHERE subscription = ? AND token = ? ORDER BY event_id";

@@ -1,13 +1,11 @@
 //! `PUT`, `GET` and `DELETE /subscription/{name}`, and the list of all.
 
-use std::time::Duration;
-
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 
-use super::request::{JsonDuration, ask, json, no_subscription, read};
+use super::request::{JsonDuration, LONGEST_LEASE, ask, json, no_subscription, read};
 use crate::consume::answer::{Answer, uncached};
 use crate::consume::body::Content;
 use crate::consume::problem::Problem;
@@ -20,11 +18,6 @@ use crate::store::subscriptions::{
     Answer as Answered, Definition, Order, Progress, Request, Start, Subscription, all_with_progress,
     progress,
 };
-
-const LEASE: Duration = Duration::from_secs(30);
-const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
-const MAX_ATTEMPTS: u32 = 10;
-const EXPIRES: Duration = Duration::from_secs(30 * 86_400);
 
 /// What `PUT` takes; all is optional.
 #[derive(Default, Deserialize)]
@@ -86,15 +79,16 @@ impl<'de> Deserialize<'de> for WantedStart {
 impl Wanted {
     fn into_definition(self) -> Result<(Definition, Start), Problem> {
         let refuse = |member: &str, detail: &str| Problem::bad_request(format!("`{member}`: {detail}"));
-        let lease = self.lease.map_or(LEASE, |lease| lease.0);
+        let default = Definition::default();
+        let lease = self.lease.map_or(default.lease, |lease| lease.0);
         if lease.is_zero() || lease > LONGEST_LEASE {
             return Err(refuse("lease", "expected a duration of at most a day, above zero"));
         }
-        let expires = self.expires.map_or(EXPIRES, |expires| expires.0);
+        let expires = self.expires.map_or(default.expires, |expires| expires.0);
         if expires < lease {
             return Err(refuse("expires", "expected a duration no shorter than the lease"));
         }
-        let max_attempts = self.max_attempts.unwrap_or(MAX_ATTEMPTS);
+        let max_attempts = self.max_attempts.unwrap_or(default.max_attempts);
         if max_attempts == 0 {
             return Err(refuse("max_attempts", "expected a number of 1 or more"));
         }
@@ -110,7 +104,7 @@ impl Wanted {
                 WantedOrder::Strict => Order::Strict,
             },
             skips_parked: matches!(self.on_parked, OnParked::Skip),
-            retains: self.retain.unwrap_or(true),
+            retains: self.retain.unwrap_or(default.retains),
             lease,
             max_attempts,
             expires,

@@ -20,6 +20,9 @@ use crate::core::event::ParseError;
 use crate::core::text::{excerpt, str_without_byte_order_mark};
 use crate::store::subscriptions::{Answer as Answered, Refusal, Request};
 
+/// The longest lease that a subscription or a worker may ask for.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
+
 /// The longest detail of an error, in characters.
 const DETAIL_LIMIT: usize = 200;
 

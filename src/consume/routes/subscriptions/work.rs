@@ -7,7 +7,7 @@ use hyper::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::request::{JsonDuration, ask, json, read};
+use super::request::{JsonDuration, LONGEST_LEASE, ask, json, read};
 use crate::consume::answer::{Answer, uncached};
 use crate::consume::problem::Problem;
 use crate::consume::request_body::RequestBody;
@@ -23,7 +23,6 @@ const DEFAULT_LIMIT: usize = 100;
 const MAXIMUM_LIMIT: usize = 1000;
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_DELAY: Duration = Duration::from_secs(7 * 86_400);
-const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 
 /// The longest reason that is kept, in characters.
 const REASON_LIMIT: usize = 1000;

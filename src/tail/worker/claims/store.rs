@@ -10,15 +10,10 @@ use super::claimed::{Claimed, ClaimedEvent, Settled};
 use super::error::ClaimError;
 use crate::core::timestamp::Timestamp;
 use crate::store::subscriptions::{
-    Answer, Definition, Order, Refusal, Request, Start, Subscription, Token, may_have_work,
+    Answer, Definition, Refusal, Request, Start, Subscription, Token, may_have_work,
 };
 use crate::store::{Store, StoreLimits, StoreLocation, StoreOptions, Writer};
 use crate::tail::settings::Settings;
-
-/// What a new subscription has that the command line does not name: as over HTTP.
-const LEASE: Duration = Duration::from_secs(30);
-const MAX_ATTEMPTS: u32 = 10;
-const EXPIRES: Duration = Duration::from_secs(30 * 86_400);
 
 /// How often a store is read for new events.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -53,15 +48,7 @@ impl StoreClaims {
         if known.await?.is_some() {
             return Ok(false);
         }
-        let definition = Definition {
-            event_type: settings.event_type.clone(),
-            order: Order::Parallel,
-            skips_parked: false,
-            retains: true,
-            lease: LEASE,
-            max_attempts: MAX_ATTEMPTS,
-            expires: EXPIRES,
-        };
+        let definition = Definition { event_type: settings.event_type.clone(), ..Definition::default() };
         let start = match (settings.after, &settings.since) {
             (Some(id), _) => Start::Id(id + 1),
             (None, Some(since)) => Start::Time(since.timestamp),
