@@ -100,7 +100,8 @@ pub fn run(cli: Cli, warnings: &[String]) -> anyhow::Result<Completion> {
 #[doc(hidden)]
 pub mod testing {
     pub use crate::auth::access_token::{SigningKey, SigningKeys};
-    pub use crate::auth::grant::{Credentials, Grant};
+    pub use crate::auth::grant::{Credentials, Grant, GrantRequest};
+    pub use crate::auth::scope::Scopes;
     pub use crate::auth::signature::{
         Digest, Encoding, HmacScheme, RequestTemplate, Scheme, verify, verifying_key,
     };
@@ -118,9 +119,11 @@ pub mod testing {
     pub use crate::core::query::Query;
     pub use crate::core::text::{excerpt, is_unsafe, printable, without_byte_order_mark};
     pub use crate::core::timestamp::Timestamp;
+    pub use crate::core::type_filter::PermittedTypes;
     pub use crate::core::wall_clock::{Reading, WallClock};
     pub use crate::propagate::Header;
     pub use crate::store::backend::{Append, Backend, IdempotencyKey, NewDelivery, Outcome, StoreReader};
+    pub use crate::store::deletion::delete_event;
     pub use crate::store::outbox::{Claim, Claimed, Message, Settlement, claim, settle};
     pub use crate::store::retention::{Deleted, Recount, RetentionLimits, delete_expired, last_known_time};
     pub use crate::store::subscriptions::{

@@ -11,6 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use super::scope::Scopes;
 use crate::core::timestamp::Timestamp;
 
 pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -89,13 +90,25 @@ struct Claims<'a> {
     exp: i64,
     #[serde(borrow)]
     jti: Cow<'a, str>,
+    /// RFC 9068, section 2.2.3.
+    #[serde(borrow, default)]
+    scope: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing)]
     nbf: Option<i64>,
 }
 
+/// What a valid token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessToken {
+    pub subject: String,
+    /// `None` in tokens of versions without scopes.
+    pub scopes: Option<Scopes>,
+    pub expires_at: Timestamp,
+}
+
 impl SigningKeys {
     /// A token for a subject, valid from `now` on. `id` must be unique.
-    pub fn issue(&self, subject: &str, id: &[u8], now: Timestamp) -> String {
+    pub fn issue(&self, subject: &str, scopes: Scopes, id: &[u8], now: Timestamp) -> String {
         let header = Header { alg: ALGORITHM, typ: TYPE, kid: &self.current.id };
         let iat = seconds(now);
         let claims = Claims {
@@ -105,6 +118,7 @@ impl SigningKeys {
             iat,
             exp: iat + ACCESS_TOKEN_LIFETIME.as_secs() as i64,
             jti: URL_SAFE_NO_PAD.encode(id).into(),
+            scope: Some(scopes.to_string().into()),
             nbf: None,
         };
         let signed = format!("{}.{}", encode(&header), encode(&claims));
@@ -112,8 +126,8 @@ impl SigningKeys {
         format!("{signed}.{signature}")
     }
 
-    /// Verifies that a token was issued here for this subject and is valid now. Returns when it expires.
-    pub fn verify(&self, token: &str, subject: &str, now: Timestamp) -> Result<Timestamp, InvalidToken> {
+    /// Verifies that a token was issued here and is valid now.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<AccessToken, InvalidToken> {
         if token.len() > TOKEN_LIMIT_BYTES {
             return Err(InvalidToken);
         }
@@ -137,9 +151,15 @@ impl SigningKeys {
         // Issued tokens never live longer; a token that does was made by somebody else with the key.
         let latest = now + ACCESS_TOKEN_LIFETIME.as_secs() as i64 + CLOCK_SKEW_SECONDS;
         let in_time = begun && now < claims.exp && claims.exp <= latest;
-        let valid = claims.iss == ISSUER && claims.aud == AUDIENCE && claims.sub == subject && in_time;
-        let until = Timestamp::from_microseconds(claims.exp.saturating_mul(1_000_000));
-        if valid { Ok(until) } else { Err(InvalidToken) }
+        if claims.iss != ISSUER || claims.aud != AUDIENCE || !in_time {
+            return Err(InvalidToken);
+        }
+        let scopes = claims.scope.map(|scope| scope.parse()).transpose();
+        Ok(AccessToken {
+            subject: claims.sub.into_owned(),
+            scopes: scopes.map_err(|_| InvalidToken)?,
+            expires_at: Timestamp::from_microseconds(claims.exp.saturating_mul(1_000_000)),
+        })
     }
 }
 

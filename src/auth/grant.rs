@@ -8,8 +8,17 @@ use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
 use super::bytes::NoRandomBytes;
+use super::scope::Scopes;
 use crate::secret::Secret;
 use crate::store::AppendError;
+
+/// What a client asks for.
+#[derive(Debug)]
+pub struct GrantRequest {
+    pub grant: Grant,
+    /// `None` for all scopes that the client may have.
+    pub scopes: Option<Scopes>,
+}
 
 #[derive(Debug)]
 pub enum Grant {
@@ -32,8 +41,8 @@ pub enum GrantError {
     InvalidRequest(&'static str),
     #[error("expected password, client_credentials or refresh_token")]
     UnsupportedGrantType,
-    #[error("there are no scopes")]
-    InvalidScope,
+    #[error("{0}")]
+    InvalidScope(&'static str),
     #[error("name or password of HTTP Basic are wrong or missing")]
     InvalidClient,
     #[error("{0}")]
@@ -52,13 +61,17 @@ pub enum GrantError {
     Store(AppendError),
 }
 
-impl Grant {
+impl GrantRequest {
     /// Parses a form-encoded body and the value of the `Authorization` header.
-    pub fn parse(body: &[u8], authorization: Option<&str>) -> Result<Grant, GrantError> {
+    pub fn parse(body: &[u8], authorization: Option<&str>) -> Result<GrantRequest, GrantError> {
         let form = Form::parse(body)?;
-        if form.get("scope").is_some() {
-            return Err(GrantError::InvalidScope);
-        }
+        let scopes = form.get("scope").map(str::parse).transpose().map_err(GrantError::InvalidScope)?;
+        Ok(GrantRequest { grant: Grant::of(&form, authorization)?, scopes })
+    }
+}
+
+impl Grant {
+    fn of(form: &Form<'_>, authorization: Option<&str>) -> Result<Grant, GrantError> {
         let grant_type = match form.get("grant_type") {
             // Some clients that know only the password grant omit the type.
             None if form.get("username").is_some() && form.get("password").is_some() => "password",
@@ -160,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_password_grant_may_omit_its_type() {
-        let parse = |form: &str| Grant::parse(form.as_bytes(), None);
+        let parse = |form: &str| GrantRequest::parse(form.as_bytes(), None).map(|request| request.grant);
         assert!(matches!(parse("username=ada&password=x"), Ok(Grant::Password(_))));
         assert!(matches!(parse("grant_type=&username=ada&password=x"), Ok(Grant::Password(_))));
         for form in ["", "username=ada", "password=x", "username=ada&password=", "refresh_token=x"] {

@@ -38,6 +38,11 @@ pub struct AccessOptions {
     #[command(flatten)]
     token: TokenOptions,
 
+    /// YAML file of clients, each with a token or a password, with scopes (write,
+    /// read, work, admin) and types of events; read again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    clients: Option<PathBuf>,
+
     /// Allow listening on non-loopback addresses without authentication
     #[arg(long)]
     pub(super) insecure_allow_anonymous: bool,
@@ -71,6 +76,7 @@ impl AccessOptions {
         let access = AccessSettings {
             credentials: self.password.credentials(self.username)?,
             token: self.token.read()?,
+            clients: self.clients,
             signing_key: key,
             previous_signing_key: previous_key,
         };

@@ -48,6 +48,7 @@ const GROUPS: [(&str, &[&str]); 17] = [
             "signing-key-file",
             "previous-signing-key-file",
             "token-file",
+            "clients",
             "insecure-allow-anonymous",
             "token-url",
             "grant",

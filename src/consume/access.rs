@@ -1,8 +1,9 @@
 //! Builds what authenticates requests from the settings.
 
+use std::sync::Arc;
+
 use crate::auth::access_token::{KEY_MINIMUM_BYTES, SigningKey, SigningKeys};
-use crate::auth::grant::Credentials;
-use crate::auth::{self, Authenticator, Issuer};
+use crate::auth::{self, Authenticator, Issuer, RegisteredClients};
 use crate::consume::settings::AccessSettings;
 use crate::error::hinted;
 use crate::secret::Secret;
@@ -12,48 +13,53 @@ use crate::store::{Store, tokens};
 const TOKEN_MINIMUM_BYTES: usize = 16;
 
 pub struct Secrets {
-    credentials: Option<Credentials>,
+    /// `None` where requests need no authentication.
+    clients: Option<Arc<RegisteredClients>>,
+    issues_tokens: bool,
     signing_key: Option<SigningKey>,
     previous_signing_key: Option<SigningKey>,
-    token: Option<Secret>,
 }
 
 impl Secrets {
     /// # Errors
-    /// A token or a key is too weak.
+    /// A token or a key is too weak, or the file of clients cannot be used.
     pub fn new(settings: AccessSettings) -> anyhow::Result<Secrets> {
-        let AccessSettings { credentials, token, signing_key, previous_signing_key } = settings;
+        let AccessSettings { credentials, token, clients, signing_key, previous_signing_key } = settings;
         token.as_ref().map_or(Ok(()), check_token)?;
         let key_of = |secret: Option<Secret>, flag: &str| {
             secret.map(|secret| parse_signing_key(&secret, flag)).transpose()
         };
+        let issues_tokens = credentials.is_some() || clients.is_some();
+        let clients = match issues_tokens || token.is_some() {
+            true => Some(RegisteredClients::load(credentials.as_ref(), token.as_ref(), clients)?),
+            false => None,
+        };
         Ok(Secrets {
-            credentials,
+            clients: clients.map(Arc::new),
+            issues_tokens,
             signing_key: key_of(signing_key, "--signing-key-file")?,
             previous_signing_key: key_of(previous_signing_key, "--previous-signing-key-file")?,
-            token,
         })
     }
 
     /// Whether requests will need a token.
     pub fn guard(&self) -> bool {
-        self.credentials.is_some() || self.token.is_some()
+        self.clients.is_some()
     }
 
-    /// None where requests need no authentication. Of the password only a hash is kept.
+    /// `None` where requests need no authentication. Of passwords only hashes are kept.
     pub async fn into_access(self, store: &Store) -> anyhow::Result<Option<Authenticator>> {
-        let issuer = match self.credentials {
-            None => None,
-            Some(credentials) => {
-                let current = match self.signing_key {
-                    Some(key) => key,
-                    None => stored_signing_key(store).await?,
-                };
-                let keys = SigningKeys { current, previous: self.previous_signing_key };
-                Some(Issuer::new(credentials, keys, store.clone())?)
-            }
+        let Some(clients) = self.clients else { return Ok(None) };
+        if !self.issues_tokens {
+            return Ok(Some(Authenticator::new(clients, None)));
+        }
+        let current = match self.signing_key {
+            Some(key) => key,
+            None => stored_signing_key(store).await?,
         };
-        Ok(Authenticator::new(self.token.as_ref(), issuer))
+        let keys = SigningKeys { current, previous: self.previous_signing_key };
+        let issuer = Issuer::new(Arc::clone(&clients), keys, store.clone())?;
+        Ok(Some(Authenticator::new(clients, Some(issuer))))
     }
 }
 

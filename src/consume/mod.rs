@@ -58,6 +58,7 @@ pub use self::settings::{
 };
 use self::tasks::Tasks;
 use crate::alert::{Alerts, Dispatcher};
+use crate::auth::Authenticator;
 use crate::core::duration::in_units;
 use crate::core::network::ListenAddress;
 use crate::core::origin::HostName;
@@ -132,7 +133,7 @@ impl Service {
             _ = shutdown.requested() => return Ok(None),
         };
         let (store, writer) = opened.context("opening the store has panicked")??;
-        let access = secrets.into_access(&store).await?;
+        let access = secrets.into_access(&store).await?.map(Arc::new);
         if access.is_some() && tls.is_none() && listeners.are_exposed() {
             warn!(
                 "passwords and tokens cross the network unencrypted, unless a proxy before this server encrypts"
@@ -157,7 +158,7 @@ impl Service {
         }
         tasks.spawn("retention", retention.run(store.clone()));
         tasks.spawn("expiry of subscriptions", expire_subscriptions(store.clone()));
-        tasks.spawn("reload of secrets", reload_on(hangup, tls.clone(), Arc::clone(&hooks)));
+        tasks.spawn("reload of secrets", reload_on(hangup, tls.clone(), Arc::clone(&hooks), access.clone()));
         let any_host = requires_authentication || listeners.are_exposed();
         let state = AppState {
             access,
@@ -274,8 +275,13 @@ async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>, store: Stor
     exposition::serve(listener, expose).await
 }
 
-/// Reads the certificates and the secrets of the hooks again on each SIGHUP.
-async fn reload_on(mut hangup: Signal, tls: Option<Arc<Tls>>, hooks: Arc<Hooks>) -> Infallible {
+/// Reads the certificates, the secrets of the hooks and the clients again on each SIGHUP.
+async fn reload_on(
+    mut hangup: Signal,
+    tls: Option<Arc<Tls>>,
+    hooks: Arc<Hooks>,
+    access: Option<Arc<Authenticator>>,
+) -> Infallible {
     loop {
         if hangup.recv().await.is_none() {
             return std::future::pending().await;
@@ -286,6 +292,9 @@ async fn reload_on(mut hangup: Signal, tls: Option<Arc<Tls>>, hooks: Arc<Hooks>)
         if !hooks.is_empty() {
             let hooks = Arc::clone(&hooks);
             reload("the secret of each hook", move || hooks.reload()).await;
+        }
+        if let Some(access) = access.clone().filter(|access| access.has_client_file()) {
+            reload("the file of clients", move || access.reload()).await;
         }
     }
 }

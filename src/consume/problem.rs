@@ -1,10 +1,11 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457).
 
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 
 use super::answer::{Answer, json_response};
+use crate::auth::scope::Scope;
 use crate::core::event::{MemberError, ParseError};
 use crate::store::error::Cause;
 use crate::store::{AppendError, ReadError, WriteError};
@@ -43,6 +44,21 @@ impl Problem {
 
     pub fn unsupported_media_type(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+    }
+
+    /// The token permits nothing of what needs one of these scopes (RFC 6750, section 3.1).
+    pub fn insufficient_scope(needed: &[Scope]) -> Problem {
+        let names: Vec<&str> = needed.iter().map(|scope| scope.name()).collect();
+        let detail = format!("this token does not have the scope {}", names.join(" or "));
+        let challenge =
+            format!("Bearer realm=\"eventctl\", error=\"insufficient_scope\", scope=\"{}\"", names.join(" "));
+        let challenge = HeaderValue::try_from(challenge).expect("names of scopes are ASCII");
+        Problem::new(StatusCode::FORBIDDEN, detail).with_header(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// The client may do this, but not with these event types.
+    pub fn type_not_permitted(what: &str) -> Problem {
+        Problem::new(StatusCode::FORBIDDEN, format!("{what} that this client may not use"))
     }
 
     pub fn no_route() -> Problem {

@@ -23,7 +23,7 @@ pub fn parse_page_query(text: &str) -> Result<Query, String> {
         match name {
             "after" => query.after = Some(parse(name, value, "an id such as `17`")?),
             "before" => query.before = Some(parse(name, value, "an id such as `17`")?),
-            "type" => query.event_type = Some(value.parse().map_err(explain)?),
+            "type" => query.types = Some(value.parse().map_err(explain)?).into(),
             "since" => query.since = Some(value.parse().map_err(explain)?),
             "until" => query.until = Some(value.parse().map_err(explain)?),
             "limit" => query.limit = parse(name, value, "a number from 1 to 1000")?,

@@ -3,6 +3,7 @@
 use hyper::Method;
 use hyper::http::request::Parts;
 
+use crate::auth::scope::Scope;
 use crate::core::name::is_name;
 use crate::core::query::parse_position;
 
@@ -137,6 +138,7 @@ impl Route {
     pub fn methods(self) -> &'static str {
         match self {
             Route::Events => "GET, HEAD, OPTIONS, POST",
+            Route::Event(_) => "DELETE, GET, HEAD",
             Route::Hook => "GET, OPTIONS, POST",
             Route::Subscription(SubscriptionPart::Itself) => "DELETE, GET, HEAD, PUT",
             Route::Subscription(SubscriptionPart::Parked) => "GET, HEAD, POST",
@@ -149,12 +151,27 @@ impl Route {
         self.methods().split(", ").any(|allowed| allowed == method.as_str())
     }
 
+    /// The scopes of which a request needs one; none where it needs no token.
+    pub fn scopes(self, method: &Method) -> &'static [Scope] {
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
+        match self {
+            Route::Event(_) if *method == Method::DELETE => &[Scope::Admin],
+            Route::Events if !is_read => &[Scope::Write],
+            Route::Events | Route::Event(_) | Route::Stream | Route::Metrics => &[Scope::Read],
+            Route::HealthAlert => &[Scope::Write],
+            Route::Subscriptions => &[Scope::Read, Scope::Work, Scope::Admin],
+            Route::Subscription(SubscriptionPart::Itself) if is_read => {
+                &[Scope::Read, Scope::Work, Scope::Admin]
+            }
+            Route::Subscription(SubscriptionPart::Itself) => &[Scope::Admin],
+            Route::Subscription(_) => &[Scope::Work],
+            Route::Page | Route::Hook | Route::Token | Route::Health | Route::Ready | Route::OpenApi => &[],
+        }
+    }
+
     /// Whether requests need no token: those of a hook are verified by its scheme.
     pub fn is_open(self) -> bool {
-        matches!(
-            self,
-            Route::Page | Route::Hook | Route::Token | Route::Health | Route::Ready | Route::OpenApi
-        )
+        self.scopes(&Method::GET).is_empty()
     }
 
     /// Whether load balancers and supervisors ask for it, under whatever host they know the service by.
@@ -230,13 +247,27 @@ mod tests {
             });
             let mut methods: Vec<String> = methods.map(|(name, _)| name.to_uppercase()).collect();
             methods.sort();
-            // An operation without `security` has that of the document.
-            let operations = item.as_object().unwrap().values();
-            let is_open = operations.filter_map(|operation| operation.get("security")).count() > 0;
-            (path.as_str(), (methods.join(", "), is_open))
+            (path.as_str(), methods.join(", "))
         });
-        let routes = Route::ALL.map(|route| (route.path(), (route.methods().to_owned(), route.is_open())));
+        let routes = Route::ALL.map(|route| (route.path(), route.methods().to_owned()));
         assert_eq!(BTreeMap::from_iter(described), BTreeMap::from(routes));
+    }
+
+    #[test]
+    fn openapi_names_the_scopes_of_every_operation() {
+        let document: Value = serde_json::from_str(include_str!("routes/openapi.json")).unwrap();
+        for route in Route::ALL {
+            for method in route.methods().split(", ") {
+                let operation = &document["paths"][route.path()][method.to_lowercase()];
+                let security = operation["security"].as_array().unwrap();
+                let scopes: Vec<&str> =
+                    route.scopes(&method.parse().unwrap()).iter().map(|scope| scope.name()).collect();
+                for scheme in ["bearer", "login"] {
+                    let named = security.iter().filter_map(|one| one.get(scheme)?.get(0)?.as_str());
+                    assert_eq!(named.collect::<Vec<_>>(), scopes, "{method} {}", route.path());
+                }
+            }
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct TlsSettings {
 pub struct AccessSettings {
     pub credentials: Option<Credentials>,
     pub token: Option<Secret>,
+    /// The file of further clients.
+    pub clients: Option<PathBuf>,
     /// `None` is a key kept in the store.
     pub signing_key: Option<Secret>,
     pub previous_signing_key: Option<Secret>,

@@ -62,6 +62,24 @@ impl Glob {
     pub fn matches(&self, event_type: &str) -> bool {
         self.automaton.accepts(event_type)
     }
+
+    /// Whether this pattern matches all that another matches. Compares token by token, and so may miss it where
+    /// `*` and `?` stand in another order; it never errs on the other side.
+    pub fn covers(&self, other: &Glob) -> bool {
+        // `covered[n]` says whether the tokens so far cover the first n tokens of the other.
+        let mut covered: Vec<bool> = (0..=other.tokens.len()).map(|length| length == 0).collect();
+        for token in &*self.tokens {
+            if *token == Token::Run {
+                (1..covered.len()).for_each(|length| covered[length] |= covered[length - 1]);
+                continue;
+            }
+            for length in (1..covered.len()).rev() {
+                covered[length] = covered[length - 1] && token.covers(&other.tokens[length - 1]);
+            }
+            covered[0] = false;
+        }
+        covered[other.tokens.len()]
+    }
 }
 
 /// The automaton of a pattern: a character that the `n`-th token matches (runs are not counted) leads from state `n` to
@@ -144,6 +162,16 @@ impl Token {
             Token::Literal(character) => Some(vec![*character..=*character]),
             Token::Set(ranges) => Some(ranges.clone()),
         }
+    }
+
+    /// Whether this token, which is no run, matches every character that another matches.
+    fn covers(&self, other: &Token) -> bool {
+        let (Some(own), Some(others)) = (self.characters(), other.characters()) else { return false };
+        // Ranges do not touch, so one that is covered lies within a single one.
+        let lies_within = |range: &RangeInclusive<char>| {
+            own.iter().any(|own| own.start() <= range.start() && range.end() <= own.end())
+        };
+        others.iter().all(lies_within)
     }
 
     fn any_character() -> Token {
@@ -361,6 +389,33 @@ mod tests {
                 "`{event_type}`, `{pattern}`"
             );
         }
+    }
+
+    #[test]
+    fn a_pattern_covers_nothing_that_it_does_not_match() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut found = 0;
+        for _ in 0..50_000 {
+            let mut text = |alphabet: &[&str], most: usize| -> String {
+                (0..random.usize(..=most)).map(|_| alphabet[random.usize(..alphabet.len())]).collect()
+            };
+            let tokens = ["*", "?", "a", "b", "[ab]", "[!b]"];
+            let (wide, narrow) = (glob(&text(&tokens, 5)), glob(&text(&tokens, 5)));
+            let event_type = text(&["a", "b", "c"], 5);
+            if wide.covers(&narrow) && narrow.matches(&event_type) {
+                found += 1;
+                assert!(
+                    wide.matches(&event_type),
+                    "`{wide}` covers `{narrow}`, which matches `{event_type}`"
+                );
+            }
+        }
+        assert!(found > 100, "{found}");
+        assert!(glob("a*[bc]?*").covers(&glob("a[xy]*b??")));
+        // The order of `*` and `?` matters, although it makes no difference.
+        assert!(!glob("?*").covers(&glob("*?")));
     }
 
     /// Matches by a table: `matched[n]` says whether the tokens so far match the first n characters.

@@ -20,4 +20,5 @@ pub mod schedule;
 pub mod text;
 pub mod timestamp;
 pub mod trace;
+pub mod type_filter;
 pub mod wall_clock;

@@ -1,7 +1,7 @@
 //! Queries: which events a reader asks for.
 
-use super::glob::Glob;
 use super::timestamp::Timestamp;
+use super::type_filter::TypeFilter;
 
 /// A page of events: its filters and its position among the ids.
 #[derive(Debug, Clone, Default)]
@@ -10,7 +10,7 @@ pub struct Query {
     pub after: Option<i64>,
     /// Only ids below this one.
     pub before: Option<i64>,
-    pub event_type: Option<Glob>,
+    pub types: TypeFilter,
     /// Only events received at or after this instant.
     pub since: Option<Timestamp>,
     /// Only events received before this instant.

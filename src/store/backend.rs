@@ -102,6 +102,9 @@ pub trait EventReader: Send {
     /// The event with this id, if there is one.
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, ReadError>;
 
+    /// Whether the store has given this id, or one above it, to an event: one that is not there any more was deleted.
+    fn has_given(&mut self, id: i64) -> Result<bool, ReadError>;
+
     /// How many events of which types there are, over time, among those that a query selects.
     fn statistics(&mut self, query: &Query) -> Result<Statistics, ReadError>;
 

@@ -6,7 +6,7 @@
 use super::backend::{Backend, StoreReader};
 use super::error::DatabaseError;
 use super::location::StoreLocation;
-use super::statements::{Statements, Value};
+use super::statements::{LAST_ID_IN_SERVERS, LAST_ID_IN_SQLITE, Statements, Value, number};
 use crate::core::event::StoredEvent;
 use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
@@ -41,7 +41,7 @@ pub fn copy_rows(
     let mut position = backend.run(|statements| number(statements, "SELECT max(id) FROM events"))?;
     check_same(reader, backend, position, from, to)?;
     // What is stored from here on may come as an event without its key, or not at all.
-    let last_id = reader.run(|statements| last_id(statements, from))?;
+    let last_id = reader.run(|statements| number(statements, last_id_query(from)))?;
     loop {
         let query = Query { after: Some(position), limit: BATCH, ..Query::default() };
         let events = reader.page(&query)?.events;
@@ -144,19 +144,11 @@ fn as_text(key: &Value) -> Value {
     }
 }
 
-fn number(statements: &mut dyn Statements, select: &str) -> Result<i64, DatabaseError> {
-    Ok(statements.query::<1>(select, &[])?.first().map_or(0, |[number]| number.number()))
-}
-
-/// The last id that a store has given.
-fn last_id(statements: &mut dyn Statements, location: &StoreLocation) -> Result<i64, DatabaseError> {
-    number(
-        statements,
-        match location {
-            StoreLocation::Sqlite(_) => "SELECT seq FROM sqlite_sequence WHERE name = 'events'",
-            StoreLocation::Postgres(_) | StoreLocation::MySql(_) => "SELECT id FROM last_event",
-        },
-    )
+fn last_id_query(location: &StoreLocation) -> &'static str {
+    match location {
+        StoreLocation::Sqlite(_) => LAST_ID_IN_SQLITE,
+        StoreLocation::Postgres(_) | StoreLocation::MySql(_) => LAST_ID_IN_SERVERS,
+    }
 }
 
 fn set_last_id(

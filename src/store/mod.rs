@@ -64,6 +64,7 @@ pub mod backend;
 mod budget;
 mod cancellation;
 mod copy;
+pub mod deletion;
 pub mod error;
 mod location;
 mod open;

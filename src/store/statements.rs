@@ -144,6 +144,17 @@ fn with_ids(statement: &str, values: &[Value], ids: &[i64]) -> (String, Vec<Valu
     (statement.replace("{ids}", &places), values.iter().cloned().chain(ids).collect())
 }
 
+/// The last id that a store in SQLite has given to an event.
+pub const LAST_ID_IN_SQLITE: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
+
+/// The same in a database server.
+pub const LAST_ID_IN_SERVERS: &str = "SELECT id FROM last_event";
+
+/// The number in the first row; 0 without one.
+pub fn number(statements: &mut dyn Statements, select: &str) -> Result<i64, DatabaseError> {
+    Ok(statements.query::<1>(select, &[])?.first().map_or(0, |[number]| number.number()))
+}
+
 /// The event of a row: id, received_at, type and payload.
 pub fn event_of([id, received_at, event_type, event_payload]: [Value; 4]) -> StoredEvent {
     StoredEvent {

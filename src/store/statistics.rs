@@ -61,7 +61,7 @@ pub fn statistics(statements: &mut dyn Statements, query: &Query) -> Result<Stat
     };
     for [event_type, offset, count, first, last] in statements.query::<5>(&select, &range)? {
         let event_type = event_type.into_text();
-        if query.event_type.as_ref().is_some_and(|glob| !glob.matches(&event_type)) {
+        if !query.types.selects(&event_type) {
             continue;
         }
         if let Some(part) = statistics.counts.get_mut((offset.number() / part) as usize) {

@@ -237,13 +237,19 @@ impl<W: Write> Tail<'_, W> {
             }
         }
         let Source::Remote(remote) = &mut self.source else { return Ok(()) };
-        let Query { event_type, since, until, .. } = self.settings.query();
-        let mut stream = remote.follow(*position, event_type.as_ref())?;
+        let Query { types, since, until, .. } = self.settings.query();
+        let mut stream = remote.follow(*position, types.pattern.as_ref())?;
         while let Some(messages) = remote.next_messages(&mut stream)? {
             for message in messages {
                 *failures = 0;
                 let event = match message {
-                    Message::Event(event) => event,
+                    Message::Event(event) => {
+                        // A service that was replaced sends what it has.
+                        if event.id <= *position {
+                            warn_of_replacement(&self.settings.source, 0);
+                        }
+                        event
+                    }
                     Message::Position(id) => {
                         if id < *position {
                             warn_of_replacement(&self.settings.source, id);
@@ -296,7 +302,11 @@ impl<W: Write> Tail<'_, W> {
     ) -> Result<bool, ReadError> {
         match newest {
             None => Ok(true),
-            Some(newest) if newest.id < horizon.id => self.source.reader().is_replica(),
+            // A replica is behind, or the newest events were deleted.
+            Some(newest) if newest.id < horizon.id => {
+                let reader = self.source.reader();
+                Ok(reader.is_replica()? || reader.has_given(horizon.id)?)
+            }
             Some(newest) if newest.id == horizon.id => Ok(newest == horizon),
             Some(_) => Ok(self.source.reader().get(horizon.id)?.is_none_or(|event| event == *horizon)),
         }

@@ -30,7 +30,7 @@ impl Settings {
     /// The filters.
     pub fn query(&self) -> Query {
         Query {
-            event_type: self.event_type.clone(),
+            types: self.event_type.clone().into(),
             since: self.since.as_ref().map(|since| since.timestamp),
             until: self.until.as_ref().map(|until| until.timestamp),
             ..Query::default()

@@ -35,6 +35,10 @@ impl EventReader for Failing {
         Ok(self.events.iter().find(|event| event.id == id).cloned())
     }
 
+    fn has_given(&mut self, id: i64) -> Result<bool, ReadError> {
+        Ok(self.events.last().is_some_and(|last| last.id >= id))
+    }
+
     fn statistics(&mut self, _: &Query) -> Result<Statistics, ReadError> {
         unimplemented!()
     }

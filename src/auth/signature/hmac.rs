@@ -6,6 +6,7 @@ use ring::hmac;
 
 use super::key::{VerifyingKey, are_equal, from_base64};
 use super::unverified::Unverified;
+use crate::core::text::from_hex;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Digest {
@@ -68,13 +69,6 @@ impl FromStr for Encoding {
             _ => Err("expected the encoding hex or base64".to_owned()),
         }
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
-    rest.is_empty().then(|| bytes.collect()).flatten()
 }
 
 /// # Errors

@@ -7,12 +7,13 @@ use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
 use tokio::time::{Instant, sleep};
 
-use super::ingest::{Format, Upload, append, digested, settle};
+use super::ingest::{Format, Upload, append, check_types, digested, settle};
 use super::state::AppState;
 use crate::consume::answer::{Answer, json_response, with_location};
 use crate::consume::problem::Problem;
 use crate::consume::request_body::RequestBody;
 use crate::core::event::Event;
+use crate::core::type_filter::PermittedTypes;
 use crate::store::Store;
 use crate::store::backend::Append;
 use crate::store::outbox::{AlertOutcome, alert_outcome};
@@ -24,10 +25,16 @@ const DELIVERY_TIME: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(15);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-pub async fn answer(state: &AppState, head: Parts, body: &mut RequestBody) -> Result<Answer, Problem> {
+pub async fn answer(
+    state: &AppState,
+    head: Parts,
+    body: &mut RequestBody,
+    permitted: &PermittedTypes,
+) -> Result<Answer, Problem> {
     check_format(&head.headers)?;
     let Upload { key, path_depth, body, reservation, .. } = Upload::read(state, head, body).await?;
     let events = vec![Event::parse_health_alert(&body)?];
+    check_types(&events, permitted)?;
     let key = key.map(|key| digested(key, &body));
     drop(body);
     let deliveries = state.alerts.deliveries_of(&events);

@@ -17,7 +17,9 @@ use crate::consume::problem::Problem;
 use crate::consume::request_body::RequestBody;
 use crate::consume::route::PathDepth;
 use crate::core::coding::Coding;
+use crate::core::event::Event;
 use crate::core::text::excerpt;
+use crate::core::type_filter::PermittedTypes;
 use crate::store::backend::{Append, IdempotencyKey, Outcome};
 use crate::store::{AppendError, Reservation};
 
@@ -122,6 +124,20 @@ fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         )));
     }
     Ok(Some(key.to_owned()))
+}
+
+/// # Errors
+/// 403 where the client may not store events of one of these types.
+pub fn check_types<'a>(
+    events: impl IntoIterator<Item = &'a Event>,
+    permitted: &PermittedTypes,
+) -> Result<(), Problem> {
+    let refused =
+        |(position, event): (usize, &Event)| (!permitted.include(event.event_type())).then_some(position);
+    match events.into_iter().enumerate().find_map(refused) {
+        None => Ok(()),
+        Some(position) => Err(Problem::type_not_permitted(&format!("event {position} has a type"))),
+    }
 }
 
 /// Pairs the key with a digest of the body.

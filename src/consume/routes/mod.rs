@@ -32,7 +32,8 @@ use super::request_checks::{check_header_count, check_host, check_transfer_encod
 use super::requests::{Answered, traceparent_of};
 use super::response_share::ResponseShare;
 use super::route::{Route, Target};
-use crate::auth::Authenticator;
+use crate::auth::scope::{Scope, Scopes};
+use crate::auth::{Access, Authenticator};
 
 /// Answers a request, and counts and logs it. Returns the request body, too, where some of it is unread.
 pub async fn answer(
@@ -100,25 +101,35 @@ async fn checked(
         return Ok(answer);
     }
     // Before 404 and 405: a request without a token learns nothing about paths that need one.
-    let valid_until = match &state.access {
+    let access = match &state.access {
         Some(access) if !route.is_some_and(Route::is_open) => access.authenticate(&head.headers)?,
-        _ => None,
+        _ => Access::anonymous(),
     };
     let route = route.ok_or_else(Problem::no_route)?;
     if !route.allows(&head.method) {
         return Err(Problem::method_not_allowed(route.methods()));
     }
+    let Access { permissions, expires_at } = access;
+    check_scope(route.scopes(&head.method), permissions.scopes)?;
+    let types = permissions.types;
     match route {
         Route::Page => Ok(page::answer()),
         Route::Events if head.method == Method::OPTIONS => handshake::answer(&head.headers, route),
-        Route::Events if is_read(&head.method) => state.in_time(events::list(&state.store, &head)).await,
-        Route::Events => events::store(state, head, body).await,
-        Route::Event(id) => state.in_time(events::show(&state.store, &head, id)).await,
-        Route::Stream => state.in_time(stream::open(&state.hub, &state.store, &head, valid_until)).await,
+        Route::Events if is_read(&head.method) => {
+            state.in_time(events::list(&state.store, &head, types)).await
+        }
+        Route::Events => events::store(state, head, body, &types).await,
+        Route::Event(id) if is_read(&head.method) => {
+            state.in_time(events::show(&state.store, &head, id, &types)).await
+        }
+        Route::Event(id) => events::remove(state, id, types).await,
+        Route::Stream => {
+            state.in_time(stream::open(&state.hub, &state.store, &head, types, expires_at)).await
+        }
         Route::Hook => hook::answer(state, head, body).await,
-        Route::Subscriptions => state.in_time(subscriptions::list(state)).await,
-        Route::Subscription(part) => subscriptions::answer(state, part, head, body).await,
-        Route::HealthAlert => health_alert::answer(state, head, body).await,
+        Route::Subscriptions => state.in_time(subscriptions::list(state, &types)).await,
+        Route::Subscription(part) => subscriptions::answer(state, part, head, body, &types).await,
+        Route::HealthAlert => health_alert::answer(state, head, body, &types).await,
         Route::Token => token::answer(state, &head, body, client).await,
         Route::Health => Ok(monitoring::health()),
         Route::Ready => monitoring::ready(state, is_stopping).await,
@@ -127,10 +138,19 @@ async fn checked(
     }
 }
 
+/// # Errors
+/// 403 (RFC 6750, section 3.1) where the client has none of these scopes, of which one is needed.
+fn check_scope(needed: &[Scope], permitted: Scopes) -> Result<(), Problem> {
+    if needed.is_empty() || needed.iter().any(|scope| permitted.include(*scope)) {
+        return Ok(());
+    }
+    Err(Problem::insufficient_scope(needed))
+}
+
 /// Whether the settings enable a route.
 fn has(state: &AppState, route: Route) -> bool {
     match route {
-        Route::Token => state.access.as_ref().and_then(Authenticator::issuer).is_some(),
+        Route::Token => state.access.as_deref().and_then(Authenticator::issuer).is_some(),
         Route::Metrics => state.exposes_metrics,
         _ => true,
     }

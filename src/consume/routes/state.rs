@@ -8,7 +8,6 @@ use tokio::time::timeout;
 use super::stream::Hub;
 use crate::alert::Alerts;
 use crate::auth::Authenticator;
-use crate::consume::answer::Answer;
 use crate::consume::cross_origin::CrossOrigin;
 use crate::consume::hooks::Hooks;
 use crate::consume::metrics::Metrics;
@@ -19,7 +18,7 @@ use crate::store::Store;
 pub struct AppState {
     pub store: Store,
     /// None where requests need no authentication.
-    pub access: Option<Authenticator>,
+    pub access: Option<Arc<Authenticator>>,
     pub cross_origin: CrossOrigin,
     pub hooks: Arc<Hooks>,
     pub alerts: Arc<Alerts>,
@@ -38,10 +37,7 @@ pub struct AppState {
 impl AppState {
     /// # Errors
     /// 503 where the store does not answer within its timeout.
-    pub async fn in_time(
-        &self,
-        reading: impl Future<Output = Result<Answer, Problem>>,
-    ) -> Result<Answer, Problem> {
+    pub async fn in_time<T>(&self, reading: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
         let timed_out = |_| Err(Problem::unavailable("the store did not answer in time"));
         timeout(self.store_timeout, reading).await.unwrap_or_else(timed_out)
     }

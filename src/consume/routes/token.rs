@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::ingest::read_body;
 use super::state::AppState;
-use crate::auth::grant::Grant;
+use crate::auth::grant::GrantRequest;
 use crate::auth::{AuthenticationError, Authenticator, GrantError, Issuer, Tokens};
 use crate::consume::answer::{Answer, json_response, uncached};
 use crate::consume::client_address::ClientAddress;
@@ -29,7 +29,7 @@ pub async fn answer(
     body: &mut RequestBody,
     client: ClientAddress,
 ) -> Result<Answer, Problem> {
-    let Some(issuer) = state.access.as_ref().and_then(Authenticator::issuer) else {
+    let Some(issuer) = state.access.as_deref().and_then(Authenticator::issuer) else {
         return Err(Problem::no_route());
     };
     check_form(&head.headers)?;
@@ -44,8 +44,8 @@ async fn grant(
     form: &[u8],
     client: ClientAddress,
 ) -> Result<Answer, Problem> {
-    let granted = match authorization_of(headers).and_then(|value| Grant::parse(form, value)) {
-        Ok(grant) => issuer.grant(grant, client.ip()).await,
+    let granted = match authorization_of(headers).and_then(|value| GrantRequest::parse(form, value)) {
+        Ok(request) => issuer.grant(request, client.ip()).await,
         Err(error) => Err(error),
     };
     if matches!(granted, Err(GrantError::RefreshTokenReused)) {
@@ -87,6 +87,7 @@ fn granted_answer(tokens: Tokens) -> Answer {
         "access_token": tokens.access_token,
         "token_type": "bearer",
         "expires_in": tokens.expires_in.as_secs(),
+        "scope": tokens.scopes.to_string(),
     });
     if let Some(refresh_token) = tokens.refresh_token {
         body["refresh_token"] = refresh_token.into();
@@ -99,7 +100,7 @@ fn refusal(error: GrantError) -> Result<Answer, Problem> {
     let code = match error {
         GrantError::InvalidRequest(_) => "invalid_request",
         GrantError::UnsupportedGrantType => "unsupported_grant_type",
-        GrantError::InvalidScope => "invalid_scope",
+        GrantError::InvalidScope(_) => "invalid_scope",
         GrantError::InvalidClient => "invalid_client",
         GrantError::InvalidGrant(_) | GrantError::RefreshTokenReused => "invalid_grant",
         GrantError::TooManyAttempts(wait) => {

@@ -35,7 +35,7 @@ pub fn page(
         let anchor = fetched.last().map(|event| event.id);
         for event in fetched {
             // What the server took for a match is a little more than that.
-            if query.event_type.as_ref().is_some_and(|glob| !glob.matches(&event.event_type)) {
+            if !query.types.selects(&event.event_type) {
                 continue;
             }
             bytes += event.event_type.len() + event.event_payload.len();
@@ -66,20 +66,26 @@ pub fn get(statements: &mut dyn Statements, id: i64) -> Result<Option<StoredEven
     Ok(rows.into_iter().next().map(event_of))
 }
 
+const LIKE: &str = "event_type LIKE ? ESCAPE '!'";
+
 fn select(query: &Query, limit: usize) -> (String, Vec<Value>) {
     let mut values = Vec::new();
     let mut conditions = Vec::new();
-    let mut add = |condition: &'static str, value: Option<Value>| {
+    let mut add = |condition: &str, value: Option<Value>| {
         let Some(value) = value else { return };
         values.push(value);
-        conditions.push(condition);
+        conditions.push(condition.to_owned());
     };
     add("id > ?", query.after.map(Value::Number));
     add("id < ?", query.before.map(Value::Number));
-    let pattern = query.event_type.as_ref().map(|glob| Value::Text(like_pattern(glob)));
-    add("event_type LIKE ? ESCAPE '!'", pattern);
+    add(LIKE, query.types.pattern.as_ref().map(|glob| Value::Text(like_pattern(glob))));
     add("received_at >= ?", query.since.map(|since| Value::Number(since.as_microseconds())));
     add("received_at < ?", query.until.map(|until| Value::Number(until.as_microseconds())));
+    if let Some(permitted) = query.types.permitted.patterns() {
+        values.extend(permitted.iter().map(|glob| Value::Text(like_pattern(glob))));
+        let any = vec![LIKE; permitted.len()].join(" OR ");
+        conditions.push(if any.is_empty() { "1 = 0".to_owned() } else { format!("({any})") });
+    }
     let filter =
         if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
     let order = if query.after.is_some() { "ASC" } else { "DESC" };

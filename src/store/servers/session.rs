@@ -13,7 +13,7 @@ use crate::store::cancellation::{Cancellation, ReadDeadline};
 use crate::store::error::{Cause, DatabaseError, ReadError, Recovery, WriteError};
 use crate::store::location::ServerDatabase;
 use crate::store::options::StoreOptions;
-use crate::store::statements::Statements;
+use crate::store::statements::{LAST_ID_IN_SERVERS, Statements, number};
 use crate::store::statistics::{Statistics, statistics};
 
 /// How long to wait for a connection, and for a server that is gone to be noticed.
@@ -276,6 +276,10 @@ impl<C: ServerConnection> EventReader for Session<C> {
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, ReadError> {
         self.read(|connection| paging::get(connection, id))
+    }
+
+    fn has_given(&mut self, id: i64) -> Result<bool, ReadError> {
+        self.read(|connection| Ok(number(connection, LAST_ID_IN_SERVERS)? >= id))
     }
 
     fn statistics(&mut self, query: &Query) -> Result<Statistics, ReadError> {

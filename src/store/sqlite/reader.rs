@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql};
 use super::super::backend::{EventReader, PAGE_LIMIT_BYTES, Page, StoreReader, StoreSize, Work};
 use super::super::cancellation::{Cancellation, ReadDeadline};
 use super::super::error::{Cause, DatabaseError, ReadError};
+use super::super::statements::{LAST_ID_IN_SQLITE, number};
 use super::super::statistics::{Statistics, statistics};
 use super::open::{FileIdentities, ReadConnection, file_is_gone, log_of, open_to_read};
 use crate::core::event::StoredEvent;
@@ -51,7 +52,7 @@ impl SqliteReader {
             conditions.push("id < ?");
             parameters.push(before);
         }
-        if let Some(event_type) = &query.event_type {
+        if let Some(event_type) = &query.types.pattern {
             // Other patterns are matched here: SQLite's GLOB backtracks.
             if event_type.is_literal() {
                 conditions.push("event_type = ?");
@@ -78,9 +79,7 @@ impl SqliteReader {
         let mut page = Page { events: Vec::new(), more: false };
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
-            if let Some(glob) = &query.event_type
-                && !glob.matches(row.get_ref(2)?.as_str()?)
-            {
+            if !query.types.selects(row.get_ref(2)?.as_str()?) {
                 continue;
             }
             let event = event_of(row)?;
@@ -144,6 +143,10 @@ impl EventReader for SqliteReader {
             let mut select = reader.opened.connection.prepare_cached(&statement)?;
             Ok(select.query_row([id], event_of).optional()?)
         })
+    }
+
+    fn has_given(&mut self, id: i64) -> Result<bool, ReadError> {
+        self.within_limit(|reader| Ok(number(&mut reader.opened.connection, LAST_ID_IN_SQLITE)? >= id))
     }
 
     fn statistics(&mut self, query: &Query) -> Result<Statistics, ReadError> {

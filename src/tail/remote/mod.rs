@@ -27,6 +27,7 @@ use crate::core::event::StoredEvent;
 use crate::core::glob::Glob;
 use crate::core::query::Query;
 use crate::core::timestamp::Timestamp;
+use crate::core::type_filter::TypeFilter;
 use crate::error::{Hint, Hinted, hinted};
 use crate::store::ReadError;
 use crate::store::backend::{EventReader, Page};
@@ -149,7 +150,7 @@ impl Remote {
         };
         append("after", query.after.map(|id| id.to_string()));
         append("before", query.before.map(|id| id.to_string()));
-        append("type", query.event_type.as_ref().map(Glob::to_string));
+        append("type", query.types.pattern.as_ref().map(Glob::to_string));
         append("since", query.since.as_ref().map(Timestamp::to_string));
         append("until", query.until.as_ref().map(Timestamp::to_string));
         let response = self.get(&target.finish())?;
@@ -208,7 +209,7 @@ impl Remote {
     /// Reads twice, so that no more than the counts is kept.
     fn count(&mut self, query: &Query) -> anyhow::Result<Statistics> {
         let mut ends: Option<(i64, i64)> = None;
-        self.for_each(&Query { event_type: None, ..query.clone() }, |event| {
+        self.for_each(&Query { types: TypeFilter::default(), ..query.clone() }, |event| {
             let at = event.received_at.as_microseconds();
             let (start, end) = ends.unwrap_or((at, at));
             ends = Some((start.min(at), end.max(at)));
@@ -247,6 +248,11 @@ impl EventReader for Remote {
 
     fn get(&mut self, id: i64) -> Result<Option<StoredEvent>, ReadError> {
         self.read_event(id).map_err(unavailable)
+    }
+
+    /// The service compares by itself where a stream goes on.
+    fn has_given(&mut self, _: i64) -> Result<bool, ReadError> {
+        Ok(true)
     }
 
     fn statistics(&mut self, query: &Query) -> Result<Statistics, ReadError> {

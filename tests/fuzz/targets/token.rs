@@ -4,9 +4,7 @@
 
 use std::sync::LazyLock;
 
-use eventctl::testing::{SigningKey, SigningKeys};
-use eventctl::testing::Grant;
-use eventctl::testing::Timestamp;
+use eventctl::testing::{Grant, GrantRequest, Scopes, SigningKey, SigningKeys, Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 static KEYS: LazyLock<SigningKeys> = LazyLock::new(|| SigningKeys {
@@ -21,23 +19,24 @@ fuzz_target!(|parts: (&str, &str, &str, u16)| {
     let (username, password, text, position) = parts;
     assert_only_issued_tokens_are_taken(username, text, position.into());
     assert_forms_are_read_back(username, password);
-    let _ = Grant::parse(text.as_bytes(), Some(password));
-    let _ = Grant::parse(b"grant_type=client_credentials", Some(text));
+    let _ = GrantRequest::parse(text.as_bytes(), Some(password));
+    let _ = GrantRequest::parse(b"grant_type=client_credentials", Some(text));
 });
 
 fn assert_only_issued_tokens_are_taken(subject: &str, text: &str, position: usize) {
     let now = Timestamp::from_microseconds(NOW);
-    assert!(KEYS.verify(text, subject, now).is_err(), "{text}");
-    let token = KEYS.issue(subject, text.as_bytes(), now);
+    assert!(KEYS.verify(text, now).is_err(), "{text}");
+    let token = KEYS.issue(subject, Scopes::ALL, text.as_bytes(), now);
     // Longer ones are refused for their length: names are bounded where they are set.
-    assert_eq!(KEYS.verify(&token, subject, now).is_ok(), token.len() <= 2048, "{token}");
+    let verified = KEYS.verify(&token, now).map(|token| token.subject);
+    assert_eq!(verified.ok().as_deref(), (token.len() <= 2048).then_some(subject), "{token}");
     let position = position % token.len();
     let put = format!("{}{text}{}", &token[..position], &token[position..]);
-    assert!(put == token || KEYS.verify(&put, subject, now).is_err(), "{put}");
+    assert!(put == token || KEYS.verify(&put, now).is_err(), "{put}");
     let mut changed = token.clone().into_bytes();
     changed[position] ^= 1 + (text.len() % 127) as u8;
     if let Ok(changed) = str::from_utf8(&changed) {
-        assert!(KEYS.verify(changed, subject, now).is_err(), "{changed}");
+        assert!(KEYS.verify(changed, now).is_err(), "{changed}");
     }
 }
 
@@ -45,7 +44,7 @@ fn assert_forms_are_read_back(username: &str, password: &str) {
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.append_pair("grant_type", "password");
     form.append_pair("username", username).append_pair("password", password);
-    match Grant::parse(form.finish().as_bytes(), None) {
+    match GrantRequest::parse(form.finish().as_bytes(), None).map(|request| request.grant) {
         Ok(Grant::Password(credentials)) => {
             assert_eq!((credentials.username.as_str(), credentials.password.expose()), (username, password));
         }

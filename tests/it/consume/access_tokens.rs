@@ -124,7 +124,7 @@ fn a_token_says_what_it_should_and_no_more() {
     let members = |part: &Value| part.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(members(&draft.header), ["alg", "kid", "typ"]);
     assert_eq!((&draft.header["alg"], &draft.header["typ"]), (&json!("HS256"), &json!("at+jwt")));
-    assert_eq!(members(&draft.claims), ["aud", "exp", "iat", "iss", "jti", "sub"]);
+    assert_eq!(members(&draft.claims), ["aud", "exp", "iat", "iss", "jti", "scope", "sub"]);
     assert_eq!(draft.claims["sub"], USERNAME);
     let [issued_at, expires_at] = ["iat", "exp"].map(|claim| draft.claims[claim].as_i64().unwrap());
     assert_eq!(expires_at - issued_at, 900);
@@ -138,6 +138,7 @@ fn whoever_has_the_key_can_sign() {
     for accepted in [
         draft.clone(),
         draft.claim("jti", "another"),
+        draft.claim("scope", "read"),
         draft.claim("nbf", now()),
         draft.claim("exp", now() + 60),
         draft.claim("unknown", "ignored (RFC 7519, section 4)"),

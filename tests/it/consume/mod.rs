@@ -4,6 +4,7 @@ mod access;
 mod access_tokens;
 mod bodies;
 mod cancelled;
+mod clients;
 mod cloud_events;
 mod coding;
 mod cross_origin;

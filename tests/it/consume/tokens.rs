@@ -61,7 +61,7 @@ pub fn tokens_of(response: &Response) -> Tokens {
     assert_eq!(response.header("content-type"), Some("application/json"), "{response:?}");
     assert_eq!(response.header("cache-control"), Some("no-store"), "{response:?}");
     let body = response.json();
-    assert_eq!(members_of(&body), ["access_token", "expires_in", "refresh_token", "token_type"]);
+    assert_eq!(members_of(&body), ["access_token", "expires_in", "refresh_token", "scope", "token_type"]);
     assert_eq!((&body["token_type"], &body["expires_in"]), (&"bearer".into(), &900.into()), "{body}");
     let text = |member: &str| body[member].as_str().unwrap().to_owned();
     Tokens { access: text("access_token"), refresh: text("refresh_token") }
@@ -131,8 +131,8 @@ fn no_two_tokens_are_equal() {
     let [first, second] = [log_in(&server), log_in(&server)];
     assert_ne!(first.access, second.access);
     assert_ne!(first.refresh, second.refresh);
-    // 256 bits in Base64.
-    assert_eq!(first.refresh.len(), 43);
+    // 256 bits in Base64, the client and its scopes.
+    assert_eq!(first.refresh.split('.').next().unwrap().len(), 43);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn client_credentials_give_an_access_token_alone() {
         assert_eq!(response.status, 200, "{response:?}");
         assert_eq!(response.header("cache-control"), Some("no-store"));
         let body = response.json();
-        assert_eq!(members_of(&body), ["access_token", "expires_in", "token_type"]);
+        assert_eq!(members_of(&body), ["access_token", "expires_in", "scope", "token_type"]);
         assert!(lets_in(&server, body["access_token"].as_str().unwrap()));
     }
 }
@@ -269,6 +269,7 @@ fn what_is_wrong_with_a_request_has_the_code_that_the_rfc_gives_it() {
         (right.replace("grant_type=password", "grant_type=%zz"), "unsupported_grant_type"),
         (right.replace("grant_type=password", "grant_type=%FF"), "unsupported_grant_type"),
         (format!("{right}&scope=events"), "invalid_scope"),
+        (format!("{right}&scope=read+events"), "invalid_scope"),
         (password_form(USERNAME, "wrong"), "invalid_grant"),
         (password_form("Ada", PASSWORD), "invalid_grant"),
         (password_form(PASSWORD, USERNAME), "invalid_grant"),

@@ -5,6 +5,7 @@ mod claims;
 mod conflicts;
 mod connecting;
 pub mod database;
+mod deletion;
 mod events;
 mod hooks;
 mod keys;

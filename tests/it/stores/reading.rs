@@ -42,7 +42,7 @@ fn open(directory: &TempDir, read_time: Option<Duration>) -> (Store, Writer) {
 /// Looks for a type that there is not, which is to look at all events.
 fn search(reader: &mut dyn StoreReader) -> Result<(), ReadError> {
     let event_type = Some("*missing*".parse().unwrap());
-    let page = reader.page(&Query { event_type, limit: 1, ..Query::default() })?;
+    let page = reader.page(&Query { types: event_type.into(), limit: 1, ..Query::default() })?;
     assert!(page.events.is_empty());
     Ok(())
 }

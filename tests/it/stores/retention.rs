@@ -7,8 +7,8 @@ use std::time::Duration;
 use eventctl::testing::Event;
 use eventctl::testing::Timestamp;
 use eventctl::testing::{
-    Append, Backend, Deleted, IdempotencyKey, NewDelivery, Outcome, Recount, RetentionLimits, WriteError,
-    delete_expired, last_known_time,
+    Append, Backend, Deleted, IdempotencyKey, NewDelivery, Outcome, PermittedTypes, Recount, RetentionLimits,
+    WriteError, delete_event, delete_expired, last_known_time,
 };
 use eventctl::testing::{Reading, WallClock};
 use eventctl::testing::{Store, StoreLimits, StoreOptions, Writer};
@@ -32,6 +32,7 @@ on_every_store!(
     a_key_of_an_event_from_the_future_is_kept_no_longer_than_others,
     more_events_than_a_step_counts_are_kept_by_number,
     what_was_deleted_is_not_counted_among_the_bytes_that_are_kept,
+    what_was_deleted_on_request_is_not_counted_among_the_bytes_that_are_kept,
     the_last_known_time_is_renewed_every_ten_minutes_while_the_clock_is_believed,
     the_log_says_what_is_kept_and_what_was_deleted,
 );
@@ -644,6 +645,21 @@ fn what_was_deleted_is_not_counted_among_the_bytes_that_are_kept(store: &TestSto
     assert_eq!(open.sweep(limits).by_bytes, 500);
     // So many are not counted anew.
     assert_eq!(open.sweep(RetentionLimits { recount: Recount::IfSmall, ..limits }).by_bytes, 0);
+    append(&open, 1, None, now());
+    assert_eq!(open.sweep(RetentionLimits { recount: Recount::Never, ..limits }).by_bytes, 1);
+    open.close();
+}
+
+fn what_was_deleted_on_request_is_not_counted_among_the_bytes_that_are_kept(store: &TestStore) {
+    store.prepare();
+    let open = Open::new(store);
+    append(&open, 1500, None, now());
+    let limits = RetentionLimits { bytes: Some(15_000), ..no_limits() };
+    assert_eq!(open.sweep(limits).by_bytes, 0);
+    let id = store.stored()[700].0;
+    assert!(open.write(move |backend| delete_event(backend, id, &PermittedTypes::default())));
+    append(&open, 1, None, now());
+    assert_eq!(open.sweep(RetentionLimits { recount: Recount::Never, ..limits }).by_bytes, 0);
     append(&open, 1, None, now());
     assert_eq!(open.sweep(RetentionLimits { recount: Recount::Never, ..limits }).by_bytes, 1);
     open.close();

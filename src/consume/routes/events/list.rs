@@ -10,6 +10,7 @@ use crate::consume::response_share::reserved_json;
 use crate::core::event::StoredEvent;
 use crate::core::negotiation::{weight_of, weights};
 use crate::core::query::Query;
+use crate::core::type_filter::PermittedTypes;
 use crate::store::backend::{Page, StoreReader};
 use crate::store::{ReadError, Store};
 
@@ -18,9 +19,10 @@ const REPLICA_POSITION: HeaderName = HeaderName::from_static("replica-position")
 
 /// # Errors
 /// 400 for an invalid query string, 503 where the store does not answer.
-pub async fn list(store: &Store, head: &Parts) -> Result<Answer, Problem> {
+pub async fn list(store: &Store, head: &Parts, permitted: PermittedTypes) -> Result<Answer, Problem> {
     let parameters = head.uri.query().unwrap_or_default();
-    let query = parse_page_query(parameters).map_err(Problem::bad_request)?;
+    let mut query = parse_page_query(parameters).map_err(Problem::bad_request)?;
+    query.types.permitted = permitted;
     let read_query = query.clone();
     let (page, replica_position) = store
         .read_from_replica(move |reader| {

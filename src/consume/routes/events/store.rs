@@ -7,38 +7,49 @@ use crate::consume::answer::Answer;
 use crate::consume::problem::Problem;
 use crate::consume::request_body::RequestBody;
 use crate::consume::routes::ingest::{
-    Format, Upload, append, append_each, digested, settle, stored, stored_list,
+    Format, Upload, append, append_each, check_types, digested, settle, stored, stored_list,
 };
 use crate::consume::routes::state::AppState;
 use crate::core::event::Event;
 use crate::core::event::cloud_event::CloudEvent;
 use crate::core::text::without_byte_order_mark;
+use crate::core::type_filter::PermittedTypes;
 use crate::store::backend::{Append, IdempotencyKey, Outcome};
 
 /// # Errors
 /// Nothing is stored, or, for 504, it is unknown whether the events are.
-pub async fn store(state: &AppState, head: Parts, body: &mut RequestBody) -> Result<Answer, Problem> {
+pub async fn store(
+    state: &AppState,
+    head: Parts,
+    body: &mut RequestBody,
+    permitted: &PermittedTypes,
+) -> Result<Answer, Problem> {
     let upload = Upload::read(state, head, body).await?;
     match (&upload.attributes, upload.format) {
         (Some(attributes), _) => {
             let event = attributes.with_data(&upload.body)?;
-            store_cloud_events(state, upload, vec![event], false).await
+            store_cloud_events(state, upload, vec![event], false, permitted).await
         }
         (None, Format::CloudEvent) => {
             let event = CloudEvent::parse(&upload.body)?;
-            store_cloud_events(state, upload, vec![event], false).await
+            store_cloud_events(state, upload, vec![event], false, permitted).await
         }
         (None, Format::CloudEventBatch) => {
             let events = CloudEvent::parse_batch(&upload.body)?;
-            store_cloud_events(state, upload, events, true).await
+            store_cloud_events(state, upload, events, true, permitted).await
         }
-        (None, Format::Json | Format::Ndjson) => store_events(state, upload).await,
+        (None, Format::Json | Format::Ndjson) => store_events(state, upload, permitted).await,
     }
 }
 
-async fn store_events(state: &AppState, upload: Upload) -> Result<Answer, Problem> {
+async fn store_events(
+    state: &AppState,
+    upload: Upload,
+    permitted: &PermittedTypes,
+) -> Result<Answer, Problem> {
     let Upload { format, key, path_depth, body, reservation, .. } = upload;
     let (events, mut is_list) = parse(format, &body)?;
+    check_types(&events, permitted)?;
     let is_single_line = format == Format::Ndjson && events.len() == 1;
     let keys = key.map(|key| Keys::of(key, &body, is_single_line));
     drop(body);
@@ -66,8 +77,10 @@ async fn store_cloud_events(
     upload: Upload,
     events: Vec<CloudEvent>,
     is_list: bool,
+    permitted: &PermittedTypes,
 ) -> Result<Answer, Problem> {
     let count = events.len();
+    check_types(events.iter().map(|event| &event.event), permitted)?;
     let appends = events.into_iter().map(|CloudEvent { event, source, id }| {
         let key = Some(IdempotencyKey::of_parts(&["cloudevent", &source, &id]));
         let events = vec![event];

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::hub::{FAILURE_PAUSE, Horizon, Seat};
 use super::pieces::{Next, PIECE_BYTES, Piece, next_piece};
 use crate::consume::body::{ChunkSlot, held};
-use crate::core::glob::Glob;
 use crate::core::query::Query;
+use crate::core::type_filter::TypeFilter;
 use crate::store::backend::{EventReader, StoreReader};
 use crate::store::{ReadError, Store};
 
@@ -128,9 +128,8 @@ impl Follower {
             (self.store.clone(), Arc::clone(&self.seat.hub), Arc::clone(&self.seat.lane));
         let reading = async move {
             let _turn = hub.catching_up.acquire().await;
-            let read = move |reader: &mut dyn StoreReader| {
-                read_history(reader, after, head, lane.filter.as_ref(), limit)
-            };
+            let read =
+                move |reader: &mut dyn StoreReader| read_history(reader, after, head, &lane.filter, limit);
             let found = store.read_from_replica(read).await?;
             // It waits for memory before its turn ends: what the next stream reads would have to wait as well.
             let length = found.piece.as_ref().map_or(0, |piece| piece.bytes.len());
@@ -197,19 +196,19 @@ fn read_history(
     reader: &mut dyn EventReader,
     after: i64,
     head: i64,
-    filter: Option<&Glob>,
+    filter: &TypeFilter,
     limit: usize,
 ) -> Result<History, ReadError> {
-    let until = if filter.is_some() { head.min(after.saturating_add(WINDOW)) } else { head };
+    let until = if !filter.selects_all() { head.min(after.saturating_add(WINDOW)) } else { head };
     let query = Query {
         after: Some(after),
         before: Some(until.saturating_add(1)),
-        event_type: filter.cloned(),
+        types: filter.clone(),
         limit,
         ..Query::default()
     };
     let page = reader.page(&query)?;
-    let Some((piece, rest)) = next_piece(&page.events, None) else {
+    let Some((piece, rest)) = next_piece(&page.events, &TypeFilter::default()) else {
         // Ids can be far apart where retention has deleted events.
         let next =
             Query { after: Some(until), before: Some(head.saturating_add(1)), limit: 1, ..Query::default() };

@@ -16,8 +16,8 @@ use tracing::warn;
 use super::pieces::{Lane, PIECE_BYTES, next_piece};
 use super::ring::{Mark, Ring};
 use crate::core::event::StoredEvent;
-use crate::core::glob::Glob;
 use crate::core::query::Query;
+use crate::core::type_filter::TypeFilter;
 use crate::store::backend::EventReader;
 use crate::store::{ReadError, Store};
 
@@ -77,7 +77,7 @@ pub struct Hub {
     wake: Notify,
     /// Each stream has a receiver.
     horizon: watch::Sender<Horizon>,
-    lanes: Mutex<HashMap<Option<Glob>, Arc<Lane>>>,
+    lanes: Mutex<HashMap<TypeFilter, Arc<Lane>>>,
     ring: Mutex<Ring>,
     /// The newest event that a stream has found before the first poll.
     first: Mutex<Option<Mark>>,
@@ -160,13 +160,12 @@ impl Hub {
         self.horizon.send_modify(|horizon| horizon.ending = true);
     }
 
-    pub fn take_seat(hub: &Arc<Hub>, filter: Option<Glob>) -> Result<Seat, NoSeat> {
+    pub fn take_seat(hub: &Arc<Hub>, filter: TypeFilter) -> Result<Seat, NoSeat> {
         let permit = Arc::clone(&hub.seats).try_acquire_owned().map_err(|_| NoSeat::TooManyStreams)?;
         let horizon = hub.horizon.subscribe();
         if horizon.borrow().ending {
             return Err(NoSeat::Ending);
         }
-        let filter = filter.filter(|glob| !glob.matches_all());
         let lane = hub.enter_lane(filter);
         hub.open.inc();
         hub.wake.notify_one();
@@ -174,14 +173,14 @@ impl Hub {
         Ok(Seat { hub: Arc::clone(hub), lane, horizon, epoch, _permit: permit })
     }
 
-    fn enter_lane(&self, filter: Option<Glob>) -> Arc<Lane> {
+    fn enter_lane(&self, filter: TypeFilter) -> Arc<Lane> {
         let mut lanes = self.lanes.lock();
         let lane = lanes.entry(filter.clone()).or_insert_with(|| Arc::new(Lane::new(filter)));
         lane.streams.fetch_add(1, Ordering::Relaxed);
         Arc::clone(lane)
     }
 
-    fn leave_lane(&self, filter: &Option<Glob>) {
+    fn leave_lane(&self, filter: &TypeFilter) {
         let mut lanes = self.lanes.lock();
         let last = lanes.get(filter).is_some_and(|lane| lane.streams.fetch_sub(1, Ordering::Relaxed) == 1);
         if last {
@@ -251,8 +250,8 @@ impl Hub {
         let head = self.horizon.borrow().head;
         // Retention may have deleted everything.
         let Some(newest) = newest else { return Ok(Polled::default()) };
-        if newest.id < head && reader.is_replica()? {
-            // Behind the one that was read before.
+        if newest.id < head && (reader.is_replica()? || reader.has_given(head)?) {
+            // A replica is behind the one that was read before, or the newest events were deleted.
             return Ok(Polled::default());
         }
         let goes_on = match newest.id.cmp(&head) {
@@ -280,13 +279,13 @@ impl Hub {
         let mut sent_bytes = 0;
         let type_bytes: usize = page.events.iter().map(|event| event.event_type.len()).sum();
         for lane in &lanes {
-            let words = lane.filter.as_ref().map_or(0, Glob::words);
+            let words = lane.filter.words();
             if type_bytes.saturating_mul(words) > POLL_WORK / lanes.len() {
                 ring.bytes -= lane.leave_behind(last.id);
                 continue;
             }
             let mut rest = &page.events[..];
-            while let Some((piece, remaining)) = next_piece(rest, lane.filter.as_ref()) {
+            while let Some((piece, remaining)) = next_piece(rest, &lane.filter) {
                 sent_bytes += piece.bytes.len() * lane.streams.load(Ordering::Relaxed);
                 ring.push(lane, piece);
                 rest = remaining;
@@ -348,6 +347,7 @@ impl Drop for Seat {
 mod tests {
     use super::*;
     use crate::consume::routes::stream::pieces::Next;
+    use crate::core::glob::Glob;
     use crate::core::timestamp::Timestamp;
     use crate::store::backend::Page;
     use crate::store::statistics::Statistics;
@@ -386,6 +386,10 @@ mod tests {
             Ok((1..=self.0.len()).contains(&id).then(|| self.event(id)))
         }
 
+        fn has_given(&mut self, id: i64) -> Result<bool, ReadError> {
+            Ok(usize::try_from(id).unwrap() <= self.0.len())
+        }
+
         fn statistics(&mut self, _query: &Query) -> Result<Statistics, ReadError> {
             unreachable!("streams read pages")
         }
@@ -396,8 +400,8 @@ mod tests {
     }
 
     fn seat(hub: &Arc<Hub>, filter: Option<&str>) -> Seat {
-        let filter = filter.map(|filter| filter.parse().unwrap());
-        Hub::take_seat(hub, filter).unwrap_or_else(|_| panic!("there is a seat"))
+        let pattern: Option<Glob> = filter.map(|filter| filter.parse().unwrap());
+        Hub::take_seat(hub, pattern.into()).unwrap_or_else(|_| panic!("there is a seat"))
     }
 
     /// The ids of the first and the last event that a lane holds behind an id.
@@ -434,7 +438,7 @@ mod tests {
         let hub = hub();
         let _seat = seat(&hub, None);
         hub.end();
-        assert!(Hub::take_seat(&hub, None).is_err());
+        assert!(Hub::take_seat(&hub, TypeFilter::default()).is_err());
         assert_eq!(hub.open.get(), 1);
     }
 

@@ -25,6 +25,7 @@ use crate::consume::problem::Problem;
 use crate::consume::query_string::StreamQuery;
 use crate::core::query::{Query, parse_position};
 use crate::core::timestamp::Timestamp;
+use crate::core::type_filter::{PermittedTypes, TypeFilter};
 use crate::store::Store;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -40,6 +41,7 @@ pub async fn open(
     hub: &Arc<Hub>,
     store: &Store,
     head: &Parts,
+    permitted: PermittedTypes,
     valid_until: Option<Timestamp>,
 ) -> Result<Answer, Problem> {
     let query = StreamQuery::parse(head.uri.query().unwrap_or_default()).map_err(Problem::bad_request)?;
@@ -47,7 +49,7 @@ pub async fn open(
     if head.method == Method::HEAD {
         return Ok(response(Content::from("")));
     }
-    let seat = Hub::take_seat(hub, query.event_type)?;
+    let seat = Hub::take_seat(hub, TypeFilter::new(query.event_type, permitted))?;
     let followed = Arc::clone(hub);
     let position = store.read_from_replica(move |reader| {
         let newest = reader.page(&Query { limit: 1, ..Query::default() })?.events.pop();
@@ -55,8 +57,9 @@ pub async fn open(
         let newest = newest.map_or(0, |event| event.id);
         Ok(match after {
             None => newest,
-            // A store behind the position was replaced or restored, and all of it is new to the client; a replica catches up.
-            Some(after) if after > newest && !reader.is_replica()? => 0,
+            // A store behind the position was replaced or restored, and all of it is new to the client; a replica catches
+            // up.
+            Some(after) if after > newest && !reader.is_replica()? && !reader.has_given(after)? => 0,
             Some(after) => after,
         })
     });

@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use parking_lot::Mutex;
 
 use crate::core::event::StoredEvent;
-use crate::core::glob::Glob;
+use crate::core::type_filter::TypeFilter;
 
 /// The size of a piece, unless a single event is larger: about what a socket takes at once.
 pub const PIECE_BYTES: usize = 64 << 10;
@@ -21,11 +21,8 @@ pub struct Piece {
 }
 
 /// The first selected events of a page that fit into one piece, and the rest of the page; none where the filter selects none.
-pub fn next_piece<'a>(
-    events: &'a [StoredEvent],
-    filter: Option<&Glob>,
-) -> Option<(Piece, &'a [StoredEvent])> {
-    let selects = |event: &StoredEvent| filter.is_none_or(|glob| glob.matches(&event.event_type));
+pub fn next_piece<'a>(events: &'a [StoredEvent], filter: &TypeFilter) -> Option<(Piece, &'a [StoredEvent])> {
+    let selects = |event: &StoredEvent| filter.selects(&event.event_type);
     let start = events.iter().position(selects)?;
     let mut piece = Vec::new();
     let (mut last, mut rest) = (start, &events[events.len()..]);
@@ -52,7 +49,7 @@ fn render(event: &StoredEvent, piece: &mut Vec<u8>) {
 
 /// The newest pieces for one filter.
 pub struct Lane {
-    pub filter: Option<Glob>,
+    pub filter: TypeFilter,
     /// The number of its streams; changed only while the hub's lanes are locked.
     pub streams: AtomicUsize,
     held: Mutex<Held>,
@@ -76,7 +73,7 @@ pub enum Next {
 }
 
 impl Lane {
-    pub fn new(filter: Option<Glob>) -> Lane {
+    pub fn new(filter: TypeFilter) -> Lane {
         Lane { filter, streams: AtomicUsize::new(0), held: Mutex::default() }
     }
 

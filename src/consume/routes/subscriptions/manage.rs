@@ -14,6 +14,7 @@ use crate::consume::routes::state::AppState;
 use crate::core::duration::in_units;
 use crate::core::glob::Glob;
 use crate::core::timestamp::Timestamp;
+use crate::core::type_filter::PermittedTypes;
 use crate::store::subscriptions::{
     Answer as Answered, Definition, Order, Progress, Request, Start, Subscription, all_with_progress,
     progress,
@@ -168,9 +169,11 @@ pub async fn define(
     name: String,
     head: &Parts,
     body: &mut RequestBody,
+    permitted: &PermittedTypes,
 ) -> Result<Answer, Problem> {
     let wanted: Wanted = read(state, head, body).await?;
     let (definition, start) = wanted.into_definition()?;
+    check_definition(&definition, permitted)?;
     let answer = ask(state, name.clone(), Request::Define { definition, start }).await?;
     let is_new = matches!(answer, Answered::Defined { is_new: true });
     let mut answer = show(state, &name).await?;
@@ -191,10 +194,31 @@ pub async fn show(state: &AppState, name: &str) -> Result<Answer, Problem> {
     Ok(uncached(json(StatusCode::OK, &shown)))
 }
 
-/// `GET /subscription`
-pub async fn list(state: &AppState) -> Result<Answer, Problem> {
+/// # Errors
+/// 403 where there is a subscription of this name, with types that the client may not use.
+pub async fn check_types(state: &AppState, name: &str, permitted: &PermittedTypes) -> Result<(), Problem> {
+    let name = name.to_owned();
+    let read = state.store.read(move |reader| reader.run(|statements| Subscription::read(statements, &name)));
+    match read.await? {
+        Some(subscription) => check_definition(&subscription.definition, permitted),
+        None => Ok(()),
+    }
+}
+
+fn check_definition(definition: &Definition, permitted: &PermittedTypes) -> Result<(), Problem> {
+    match permitted.cover(definition.event_type.as_ref()) {
+        true => Ok(()),
+        false => Err(Problem::type_not_permitted("the subscription has types")),
+    }
+}
+
+/// `GET /subscription`: those whose types the client may use.
+pub async fn list(state: &AppState, permitted: &PermittedTypes) -> Result<Answer, Problem> {
     let all = state.store.read(|reader| all_with_progress(reader, usize::MAX)).await?;
-    let shown = all.into_iter().map(|(subscription, progress)| Shown::of(subscription, progress));
+    let all = all
+        .into_iter()
+        .filter(|(subscription, _)| permitted.cover(subscription.definition.event_type.as_ref()));
+    let shown = all.map(|(subscription, progress)| Shown::of(subscription, progress));
     Ok(uncached(json(StatusCode::OK, &shown.collect::<Vec<_>>())))
 }
 
