@@ -74,10 +74,11 @@ impl Alerts {
             .transpose()?;
         let channels = channels_of(&settings);
         channels.iter().try_for_each(|channel| webhook::check(channel, settings.reach))?;
+        check_names(&channels)?;
         let mailer = mailer_for(&channels, &settings.mail, &ca_certificates)?;
         let webhooks = if channels.iter().any(|channel| !channel.is_mailbox()) {
             let tls = client_config(Trust::PublicCasAnd(&ca_certificates), None)?;
-            Some(WebhookClient::new(tls, settings.reach, signing_key))
+            Some(WebhookClient::new(tls, settings.reach, signing_key, &channels, &templates)?)
         } else {
             None
         };
@@ -176,10 +177,10 @@ impl Alerts {
                 let mailer = self.mailer.as_ref().expect("where a channel is a mailbox, there is a mailer");
                 mailer.send(to, message, template, &self.templates).await
             }
-            Target::Webhook { format, url } => {
+            Target::Webhook(webhook) => {
                 let webhooks =
                     self.webhooks.as_ref().expect("where a channel is a webhook, there is a client");
-                webhooks.send(*format, url, message, template, &self.templates).await
+                webhooks.send(webhook, message, template, &self.templates).await
             }
         }
     }
@@ -205,6 +206,17 @@ fn channels_of(settings: &AlertSettings) -> Vec<Channel> {
         }
     }
     channels
+}
+
+/// Two channels of one URL have one outbox, unless they have names.
+fn check_names(channels: &[Channel]) -> anyhow::Result<()> {
+    for (position, channel) in channels.iter().enumerate() {
+        if channels[..position].iter().any(|other| other.name() == channel.name()) {
+            let problem = format!("two channels are `{channel}`, with different settings");
+            return Err(hinted(problem, "give one of them a `name`"));
+        }
+    }
+    Ok(())
 }
 
 /// Gives each rule its channels, and adds the rule for health alerts.

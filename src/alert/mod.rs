@@ -10,6 +10,7 @@ mod channel;
 mod delivery;
 mod dispatch;
 mod mail;
+mod presets;
 mod render;
 mod rule;
 mod webhook;

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::channel::{Channel, Channels};
 use crate::core::glob::Glob;
@@ -22,15 +23,15 @@ pub struct Rule {
 struct RuleObject {
     #[serde(rename = "type")]
     event_type: String,
-    alert: Option<OneOrMore>,
+    alert: Option<OneOrMore<Value>>,
     template: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
+enum OneOrMore<T> {
+    More(Vec<T>),
+    One(T),
 }
 
 /// Parses a pattern, or an object `{"type": "order_*", "alert": ["slack:https://…"], "template": "orders"}`, of which
@@ -50,7 +51,8 @@ impl FromStr for Rule {
             OneOrMore::More(urls) => urls,
         });
         let channels = urls.map(|urls| {
-            let channels: Result<Vec<Channels>, String> = urls.iter().map(|url| url.parse()).collect();
+            let text = |url: &Value| url.as_str().map_or_else(|| url.to_string(), str::to_owned);
+            let channels: Result<Vec<Channels>, String> = urls.iter().map(|url| text(url).parse()).collect();
             channels.map(|channels| channels.into_iter().flat_map(|channels| channels.0).collect())
         });
         Ok(Rule {
@@ -73,6 +75,10 @@ mod tests {
             r#"{"type": "a", "alert": "mailto:a@b.example,c@b.example", "template": "t"}"#.parse().unwrap();
         assert_eq!(rule.channels.unwrap().len(), 2);
         assert_eq!(rule.template.as_deref(), Some("t"));
+        let rule: Rule = r#"{"type": "a", "alert": [{"to": "https://h/", "method": "PUT"}, "https://i/"]}"#
+            .parse()
+            .unwrap();
+        assert_eq!(rule.channels.unwrap().len(), 2);
         for wrong in ["[", r#"{"alert": "mailto:a@b.example"}"#, r#"{"type": "a", "url": "s3cret"}"#, "{"] {
             let error = wrong.parse::<Rule>().unwrap_err();
             assert!(error.contains("expected") && !error.contains("s3cret"), "{error}");

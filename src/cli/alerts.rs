@@ -18,8 +18,10 @@ use crate::store::StoreLocation;
 #[derive(Debug, Clone, Args)]
 pub struct AlertOptions {
     /// Send alerts to this channel, repeatable: mailto:NAME@HOST,...,
-    /// slack:https://..., discord:https://..., https://... for events as JSON, or
-    /// cloudevents:https://...
+    /// slack:https://..., and likewise discord, mattermost, google-chat, teams,
+    /// telegram, pagerduty, ntfy; https://... for events as JSON, or
+    /// cloudevents:https://...; in the config file also an object with a method,
+    /// headers and a body
     #[arg(long, value_name = "URL")]
     alert: Vec<Channels>,
 

@@ -19,7 +19,7 @@ const PREFIX_LIMIT_BYTES: usize = 4 << 10;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// The longest wait that `Retry-After` can ask for.
-const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
+pub const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 
 /// The start of a response's body.
 #[derive(Debug, Default)]

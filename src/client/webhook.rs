@@ -7,12 +7,13 @@ use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
+use serde_json::Value;
 use thiserror::Error;
 use url::{Host, Position, Url};
 
 use super::connector::Reach;
 use super::pool::HttpClient;
-use super::response::{BodyPrefix, is_transient, retry_after};
+use super::response::{BodyPrefix, RETRY_AFTER_LIMIT, is_transient, retry_after};
 use crate::core::text::excerpt;
 
 /// How long a receiver may take to answer.
@@ -59,22 +60,31 @@ impl WebhookSender {
         WebhookSender(HttpClient::for_webhooks(tls, reach, RESPONSE_TIME, idle_connections))
     }
 
-    /// Sends a request, which must be answered 2xx.
-    pub async fn post(&self, url: &Url, mut request: Request<Full<Bytes>>) -> Result<(), DeliveryError> {
+    /// Sends a request, which must be answered 2xx. What the URL of the settings and the secrets hold is not shown in errors.
+    pub async fn send<'a>(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        to: &Url,
+        url_of_settings: &Url,
+        secrets: impl Iterator<Item = &'a str>,
+    ) -> Result<(), DeliveryError> {
+        let mut not_shown = secrets_of(url_of_settings);
+        not_shown.extend(secrets.map(str::to_owned));
+        not_shown.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         let transient = |error| DeliveryError::transient(excerpt(&format!("{error:#}"), REASON_LIMIT));
         // The library's message could contain the URL, which is a secret.
         let unusable = |_| DeliveryError::Permanent("the URL cannot be sent".to_owned());
-        *request.uri_mut() = url[..Position::AfterQuery].parse().map_err(unusable)?;
+        *request.uri_mut() = to[..Position::AfterQuery].parse().map_err(unusable)?;
         let response = self.0.deliver(request).await.map_err(transient)?;
         let status = response.status();
-        let reason = match shown_body(response.body(), url) {
+        let reason = match shown_body(response.body(), &not_shown) {
             body if body.is_empty() => format!("status {status}"),
             body => format!("status {status}: {body}"),
         };
         match status {
             _ if status.is_success() => Ok(()),
             _ if is_transient(status) => {
-                let asked = retry_after(response.headers());
+                let asked = retry_after(response.headers()).or_else(|| retry_after_in(response.body()));
                 // A rate limit and a Retry-After hold for all messages of the channel.
                 let pauses_channel = asked.is_some() || status == StatusCode::TOO_MANY_REQUESTS;
                 let shortest = if pauses_channel { SHORTEST_PAUSE } else { Duration::ZERO };
@@ -104,8 +114,16 @@ pub fn problem_of_target(url: &Url, reach: Reach) -> Option<&'static str> {
     }
 }
 
-/// The start of a response's body in one line. Some receivers repeat the URL, which is a secret.
-fn shown_body(body: &BodyPrefix, url: &Url) -> String {
+/// How long the body of a refusal asks to wait, in seconds: Telegram has no header for it.
+fn retry_after_in(body: &BodyPrefix) -> Option<Duration> {
+    let body: Value = serde_json::from_slice(&body.bytes).ok()?;
+    let seconds = body.pointer("/parameters/retry_after").or_else(|| body.pointer("/retry_after"))?;
+    let wait = Duration::try_from_secs_f64(seconds.as_f64()?).ok()?;
+    Some(wait.min(RETRY_AFTER_LIMIT))
+}
+
+/// The start of a response's body in one line. Some receivers repeat the URL, or a secret that they were sent.
+fn shown_body(body: &BodyPrefix, not_shown: &[String]) -> String {
     let text = String::from_utf8_lossy(&body.bytes);
     let mut text = match body.is_complete {
         true => &*text,
@@ -113,13 +131,13 @@ fn shown_body(body: &BodyPrefix, url: &Url) -> String {
         false => text.trim_end_matches(|character: char| !character.is_whitespace()),
     }
     .to_owned();
-    for secret in secrets_of(url) {
-        text = text.replace(&secret, "[not shown]");
+    for secret in not_shown {
+        text = text.replace(secret.as_str(), "[not shown]");
     }
     excerpt(&text.split_whitespace().collect::<Vec<_>>().join(" "), REASON_LIMIT)
 }
 
-/// The words of a URL after its host, both encoded and decoded, the longest first.
+/// The words of a URL after its host, both encoded and decoded.
 fn secrets_of(url: &Url) -> Vec<String> {
     let encoded = &url[Position::BeforePath..];
     let decoded = percent_decode_str(encoded).decode_utf8_lossy();
@@ -128,9 +146,7 @@ fn secrets_of(url: &Url) -> Vec<String> {
         let words = text.split(|character| !is_part(character));
         words.filter(|word| word.len() >= SECRET_WORD_BYTES).map(str::to_owned).collect()
     };
-    let mut secrets = [words(encoded), words(&decoded)].concat();
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    secrets
+    [words(encoded), words(&decoded)].concat()
 }
 
 #[cfg(test)]
@@ -141,7 +157,9 @@ mod tests {
     fn a_shown_body_is_short_and_without_secrets_of_the_url() {
         let url = Url::parse("https://h.example/services/T0/s3cr%C3%A9t.other?key=s-3#fragment").unwrap();
         let shown_of = |text: &str, is_complete| {
-            shown_body(&BodyPrefix { bytes: text.as_bytes().to_vec(), is_complete }, &url)
+            let mut not_shown = secrets_of(&url);
+            not_shown.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+            shown_body(&BodyPrefix { bytes: text.as_bytes().to_vec(), is_complete }, &not_shown)
         };
         assert_eq!(shown_of("no_text\r\n", true), "no_text");
         assert_eq!(shown_of("", true), "");

@@ -1,6 +1,10 @@
 //! What templates know of events.
 
+use std::collections::BTreeMap;
+
 use minijinja::{Value, context};
+use percent_encoding::percent_decode_str;
+use url::Url;
 
 use super::escape::clean;
 use super::part::Part;
@@ -22,6 +26,14 @@ pub fn context_of(events: &[StoredEvent], part: Part) -> Value {
         unlisted => events.len().saturating_sub(LISTED),
         events => shown,
     }
+}
+
+/// The URL of a channel: the last segment of its path, and its query.
+pub fn to_of(url: &Url) -> Value {
+    let segment = url.path_segments().and_then(|mut segments| segments.rfind(|segment| !segment.is_empty()));
+    let path = percent_decode_str(segment.unwrap_or_default()).decode_utf8_lossy();
+    let query: BTreeMap<String, String> = url.query_pairs().into_owned().collect();
+    context! { path => path, query => query }
 }
 
 /// An event in a template. `summary` is the payload in one short line.

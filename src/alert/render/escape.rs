@@ -59,8 +59,13 @@ pub fn escape_for_slack(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// A backslash before every character of Markdown or a mention.
-pub fn escape_for_discord(text: &str) -> String {
+/// Source: Google Chat, "Format messages": mentions and links are in angle brackets. A zero-width space disables them.
+pub fn escape_for_google_chat(text: &str) -> String {
+    text.replace('<', "<\u{200b}")
+}
+
+/// A backslash before every character of Markdown or a mention, for Discord and Mattermost.
+pub fn escape_for_markdown(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_ascii_punctuation()

@@ -8,11 +8,12 @@ mod part;
 use std::path::Path;
 
 use anyhow::Context;
-use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use tracing::warn;
+use url::Url;
 
-use self::context::context_of;
-use self::escape::{escape_for_discord, escape_for_slack, shortened, write_escaped};
+use self::context::{context_of, to_of};
+use self::escape::{escape_for_google_chat, escape_for_markdown, escape_for_slack, shortened, write_escaped};
 use self::files::{add_files, reason_of};
 pub use self::part::Part;
 use crate::core::event::{HEALTH_ALERT, StoredEvent};
@@ -40,47 +41,59 @@ const BUILT_IN: [(&str, &str); 12] = [
 const FUEL: u64 = 500_000;
 
 pub struct Templates {
-    mail: Environment<'static>,
+    /// HTML is escaped by the name of a template, and nothing else is.
+    plain: Environment<'static>,
     slack: Environment<'static>,
-    discord: Environment<'static>,
+    markdown: Environment<'static>,
+    google_chat: Environment<'static>,
 }
 
 impl Templates {
     /// Loads the built-in templates and those of a folder, and renders each once with a sample event.
     pub fn load(folder: Option<&Path>) -> anyhow::Result<Templates> {
-        let mut mail = Environment::new();
-        mail.set_undefined_behavior(UndefinedBehavior::Strict);
-        mail.set_fuel(Some(FUEL));
-        mail.set_auto_escape_callback(|name| match name.rsplit_once('.') {
+        let mut plain = Environment::new();
+        plain.set_undefined_behavior(UndefinedBehavior::Strict);
+        plain.set_fuel(Some(FUEL));
+        plain.set_auto_escape_callback(|name| match name.rsplit_once('.') {
             Some((_, "html")) => AutoEscape::Html,
             _ => AutoEscape::None,
         });
         for (name, source) in BUILT_IN {
-            mail.add_template(name, source).with_context(|| format!("cannot use the template `{name}`"))?;
+            plain.add_template(name, source).with_context(|| format!("cannot use the template `{name}`"))?;
         }
         if let Some(folder) = folder {
-            add_files(&mut mail, folder)?;
+            add_files(&mut plain, folder)?;
         }
-        let mut slack = mail.clone();
-        slack.set_auto_escape_callback(|_| AutoEscape::Custom("slack".into()));
-        slack.set_formatter(|out, state, value| write_escaped(out, state, value, escape_for_slack));
-        let mut discord = mail.clone();
-        discord.set_auto_escape_callback(|_| AutoEscape::Custom("discord".into()));
-        discord.set_formatter(|out, state, value| write_escaped(out, state, value, escape_for_discord));
-        let templates = Templates { mail, slack, discord };
+        let escaping = |escape: fn(&str) -> String| {
+            let mut environment = plain.clone();
+            environment.set_auto_escape_callback(|_| AutoEscape::Custom("chat".into()));
+            environment.set_formatter(move |out, state, value| write_escaped(out, state, value, escape));
+            environment
+        };
+        let templates = Templates {
+            slack: escaping(escape_for_slack),
+            markdown: escaping(escape_for_markdown),
+            google_chat: escaping(escape_for_google_chat),
+            plain,
+        };
         templates.try_out()?;
         Ok(templates)
     }
 
-    /// Finds misspelt names at start, not with the first alert.
-    fn try_out(&self) -> anyhow::Result<()> {
-        let sample = StoredEvent {
+    /// An event to try templates with.
+    pub fn sample() -> StoredEvent {
+        StoredEvent {
             id: 1,
             received_at: Timestamp::now(),
             event_type: HEALTH_ALERT.to_owned(),
             event_payload: r#"["sample"]"#.to_owned(),
-        };
-        for (name, template) in self.mail.templates() {
+        }
+    }
+
+    /// Finds misspelt names at start, not with the first alert.
+    fn try_out(&self) -> anyhow::Result<()> {
+        let sample = Templates::sample();
+        for (name, template) in self.plain.templates() {
             template
                 .render(context_of(std::slice::from_ref(&sample), Part::Text))
                 .map_err(|error| anyhow::anyhow!("cannot use the template `{name}`: {}", reason_of(&error)))
@@ -91,7 +104,28 @@ impl Templates {
 
     /// Whether there is a template with this name for any part.
     pub fn contains(&self, name: &str) -> bool {
-        self.mail.templates().any(|(known, _)| known.rsplit_once('.').is_some_and(|(known, _)| known == name))
+        self.plain
+            .templates()
+            .any(|(known, _)| known.rsplit_once('.').is_some_and(|(known, _)| known == name))
+    }
+
+    /// What a template of a request's body knows of a message with this id: what other templates know, and its text and
+    /// subject.
+    pub fn request_context(
+        &self,
+        id: &str,
+        events: &[StoredEvent],
+        template: Option<&str>,
+        part: Part,
+        url: &Url,
+    ) -> Value {
+        context! {
+            id => id,
+            subject => self.render(events, template, Part::Subject),
+            text => self.render(events, template, part),
+            to => to_of(url),
+            ..context_of(events, part)
+        }
     }
 
     /// The text for one event or more; `template` is the name that the rule gives, if any.
@@ -100,9 +134,10 @@ impl Templates {
     /// more than its text.
     pub fn render(&self, events: &[StoredEvent], template: Option<&str>, part: Part) -> String {
         let environment = match part {
-            Part::Subject | Part::Text | Part::Html => &self.mail,
+            Part::Subject | Part::Text | Part::Html | Part::Plain { .. } => &self.plain,
             Part::Slack => &self.slack,
-            Part::Discord => &self.discord,
+            Part::Discord | Part::Mattermost => &self.markdown,
+            Part::GoogleChat => &self.google_chat,
         };
         let event_type = events.first().map(|event| event.event_type.as_str());
         let names = match events {
@@ -124,9 +159,10 @@ impl Templates {
         let plain = events.iter().map(|event| format!("{} {}", event.id, printable(&event.event_type)));
         let plain = plain.collect::<Vec<_>>().join("\n");
         let escaped = match part {
-            Part::Subject | Part::Text => plain,
+            Part::Subject | Part::Text | Part::Plain { .. } => plain,
             Part::Html | Part::Slack => escape_for_slack(&plain),
-            Part::Discord => escape_for_discord(&plain),
+            Part::Discord | Part::Mattermost => escape_for_markdown(&plain),
+            Part::GoogleChat => escape_for_google_chat(&plain),
         };
         shortened(escaped, part)
     }

@@ -3,7 +3,7 @@
 /// A text of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// The subject of a mail: one line.
+    /// The subject of a mail, or a title: one line.
     Subject,
     /// The plain text of a mail.
     Text,
@@ -13,6 +13,12 @@ pub enum Part {
     Slack,
     /// In Discord's Markdown.
     Discord,
+    /// In Mattermost's Markdown.
+    Mattermost,
+    /// In the markup of Google Chat.
+    GoogleChat,
+    /// Of a service that takes no markup, and this many characters.
+    Plain { limit: usize },
 }
 
 impl Part {
@@ -24,6 +30,7 @@ impl Part {
             Part::Html => &["html"],
             Part::Slack => &["slack", "chat"],
             Part::Discord => &["discord", "chat"],
+            Part::Mattermost | Part::GoogleChat | Part::Plain { .. } => &["chat"],
         }
     }
 
@@ -32,18 +39,23 @@ impl Part {
         match self {
             Part::Subject => 150,
             Part::Text | Part::Html => 64 << 10,
-            Part::Slack => 3000,
+            Part::Slack | Part::Mattermost => 3000,
+            Part::GoogleChat => 1500,
             Part::Discord => 800,
+            Part::Plain { limit } => limit - limit / 4,
         }
     }
 
-    /// The most characters of the whole text. Slack allows 40,000, Discord 2,000.
+    /// The most characters of the whole text. Slack allows 40,000, Mattermost 16,383, Google Chat 4,096, Discord 2,000.
     pub fn limit(self) -> usize {
         match self {
             Part::Subject => 200,
             Part::Text | Part::Html => 1 << 20,
             Part::Slack => 20_000,
+            Part::Mattermost => 16_000,
+            Part::GoogleChat => 4000,
             Part::Discord => 1900,
+            Part::Plain { limit } => limit,
         }
     }
 }

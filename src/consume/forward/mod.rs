@@ -11,10 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use http_body_util::Full;
+use hyper::Request;
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
-use hyper::{Method, Request};
+use minijinja::{Value, context};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{info, warn};
@@ -22,7 +24,7 @@ use tracing::{info, warn};
 use self::settings::{ForwardFormat, ForwardSettings};
 pub use self::settings::{ForwardList, ForwardsSettings};
 use crate::auth::signature::standard::{self, SigningKey, signing_key};
-use crate::client::{self, DeliveryError, WebhookSender, problem_of_target};
+use crate::client::{self, DeliveryError, RequestFormat, WebhookSender, problem_of_target};
 use crate::core::backoff::Backoff;
 use crate::core::event::{StoredEvent, cloud_event};
 use crate::core::timestamp::Timestamp;
@@ -54,6 +56,7 @@ pub struct Forward {
     sender: WebhookSender,
     signing_key: Option<SigningKey>,
     authorization: Option<HeaderValue>,
+    format: RequestFormat,
 }
 
 /// How far a claim was worked off.
@@ -89,6 +92,7 @@ impl Forward {
                 sender: WebhookSender::new(tls, reach, 1),
                 signing_key: secret.map(|secret| signing_key(&secret, "secret-file")).transpose()?,
                 authorization: settings.token_file.as_deref().map(bearer).transpose()?,
+                format: load_format(&settings)?,
                 settings,
             });
         }
@@ -242,26 +246,60 @@ impl Forward {
     async fn send(&self, event: &StoredEvent) -> Result<(), DeliveryError> {
         let begun = Instant::now();
         let key = format!("event-{}-{:x}", event.id, event.received_at.as_microseconds());
+        let rendered = self.format.render(|| context_of(event, &key));
+        let rendered = rendered.map_err(|error| DeliveryError::Permanent(format!("{error:#}")))?;
         let (content_type, body) = match self.settings.format {
+            _ if rendered.body.is_some() => ("application/json", rendered.body.unwrap_or_default()),
             ForwardFormat::Event => ("application/json", event.to_submission()),
             ForwardFormat::CloudEvents => ("application/cloudevents+json", cloud_event::wrapped(event)),
         };
         let body = Bytes::from(body);
         let mut request = Request::new(Full::from(body.clone()));
-        *request.method_mut() = Method::POST;
+        *request.method_mut() = rendered.method;
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(USER_AGENT, HeaderValue::from_static(client::USER_AGENT));
         headers.insert("idempotency-key", key.parse().expect("digits and dashes fit into a header"));
         headers.extend(self.authorization.clone().map(|authorization| (AUTHORIZATION, authorization)));
+        headers.extend(rendered.headers);
         if let Some(signing_key) = &self.signing_key {
             standard::sign(headers, Some(signing_key), &key, Timestamp::now(), &body);
         }
-        let sent = self.sender.post(&self.settings.url, request).await;
+        let url = &self.settings.url;
+        let sent = self.sender.send(request, url, url, self.format.secrets()).await;
         if let Some(rate) = self.settings.rate {
             sleep((Duration::from_secs(1) / rate).saturating_sub(begun.elapsed())).await;
         }
         sent
+    }
+}
+
+/// # Errors
+/// A template or a secret cannot be used.
+fn load_format(settings: &ForwardSettings) -> anyhow::Result<RequestFormat> {
+    let cannot = || format!("cannot forward to `{}`", settings.name);
+    let format = RequestFormat::load(&settings.request).with_context(cannot)?;
+    match format.unknown_name(&["event", "json", "key"]) {
+        None => Ok(format),
+        Some(name) => Err(hinted(
+            format!("{}: a template has the unknown name `{name}`", cannot()),
+            "templates know event, json, key and secret",
+        )),
+    }
+}
+
+/// What templates know of an event: `json` is its payload read as JSON, if it is JSON.
+fn context_of(event: &StoredEvent, key: &str) -> Value {
+    let json: Value = serde_json::from_str(&event.event_payload).unwrap_or(Value::UNDEFINED);
+    context! {
+        key => key,
+        json => json,
+        event => context! {
+            id => event.id,
+            type => event.event_type.as_str(),
+            payload => event.event_payload.as_str(),
+            received_at => event.received_at.to_string(),
+        },
     }
 }
 

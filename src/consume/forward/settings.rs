@@ -1,5 +1,6 @@
 //! A forward as `--forward` names it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::client::Reach;
+use crate::client::{Reach, RequestSettings};
 use crate::core::glob::Glob;
 use crate::core::name::{self, is_name};
 use crate::core::text::hex;
@@ -35,6 +36,8 @@ pub struct ForwardSettings {
     pub secret_file: Option<PathBuf>,
     /// A bearer token for the receiver.
     pub token_file: Option<PathBuf>,
+    /// Method, headers and body, where they are not those of the format.
+    pub request: RequestSettings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -58,7 +61,7 @@ pub struct ForwardsSettings {
     pub ca_file: Option<PathBuf>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ForwardObject {
     to: String,
@@ -71,6 +74,12 @@ struct ForwardObject {
     rate: Option<String>,
     secret_file: Option<PathBuf>,
     token_file: Option<PathBuf>,
+    method: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    body: Option<String>,
+    #[serde(default)]
+    secret_files: BTreeMap<String, PathBuf>,
 }
 
 impl FromStr for ForwardList {
@@ -82,8 +91,8 @@ impl FromStr for ForwardList {
             true => {
                 let object = serde_json::from_str(text).map_err(|_| {
                     format!(
-                        "{EXPECTED}, and of `type`, `order`, `on-parked`, `format`, `rate`, `secret-file`, `token-file` \
-                         and `name`"
+                        "{EXPECTED}, and of `type`, `order`, `on-parked`, `format`, `rate`, `secret-file`, `token-file`, \
+                         `method`, `headers`, `body`, `secret-files` and `name`"
                     )
                 })?;
                 vec![object]
@@ -100,17 +109,7 @@ impl FromStr for ForwardList {
 
 impl ForwardObject {
     fn to(url: &str) -> ForwardObject {
-        ForwardObject {
-            to: url.to_owned(),
-            name: None,
-            event_type: None,
-            order: None,
-            on_parked: None,
-            format: None,
-            rate: None,
-            secret_file: None,
-            token_file: None,
-        }
+        ForwardObject { to: url.to_owned(), ..ForwardObject::default() }
     }
 }
 
@@ -151,6 +150,12 @@ impl ForwardSettings {
             rate,
             secret_file: object.secret_file,
             token_file: object.token_file,
+            request: RequestSettings::new(
+                object.method.as_deref(),
+                object.headers,
+                object.body,
+                object.secret_files,
+            )?,
         })
     }
 }

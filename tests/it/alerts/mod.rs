@@ -7,6 +7,7 @@ mod health_alert;
 mod limits;
 mod mail;
 mod outcomes;
+mod presets;
 mod rules;
 mod safety;
 mod shown;

@@ -175,7 +175,7 @@ fn rules_that_cannot_be_used_are_refused() {
         ("{alert: 'https://example.com'}", 2, expected),
         ("{type: [a, b]}", 2, expected),
         ("{type: {a: b}}", 2, expected),
-        ("{type: a, alert: {url: b}}", 2, expected),
+        ("{type: a, alert: {url: b}}", 2, "expected a channel of `to`"),
         ("{type: a, template: [b]}", 2, expected),
         ("{type: 'a[', alert: 'https://example.com'}", 2, "expected"),
         ("'a['", 2, "expected"),

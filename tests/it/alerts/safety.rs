@@ -183,7 +183,7 @@ fn wrong_urls_are_refused_and_not_repeated() {
     let directory = tempdir().unwrap();
     for wrong in [
         "s3cret",
-        "teams:https://example.com/s3cret",
+        "chat:https://example.com/s3cret",
         "slack:s3cret",
         "slack:mailto:s3cret@example.com",
         "discord:ftp://example.com/s3cret",

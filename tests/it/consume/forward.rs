@@ -116,6 +116,28 @@ fn what_the_receiver_refuses_is_parked_and_what_it_cannot_take_now_waits() {
 }
 
 #[test]
+fn a_forward_may_have_a_method_headers_and_a_body_of_its_own() {
+    let receiver = Receiver::start(|_, _| Reply::created());
+    let forward = r#"{to: URL, name: crm, method: PUT, headers: {Authorization: "Basic {{ secret.token }}"},
+      body: '{"user": {{ json.user }}, "type": {{ event.type }}, "key": {{ key }}}', secret-files: {token: token}}"#;
+    let (_directory, server) = edge(&receiver.url("/users"), forward);
+    server.store("user\"s", r#"{"user": "a \"b\" </x>"}"#);
+    // Not what the template needs: parked, and the next is sent.
+    server.store("b", "no JSON");
+    server.store("c", r#"{"user": 7}"#);
+    let arrivals = wait_until(|| Some(receiver.arrivals()).filter(|arrivals| arrivals.len() == 2));
+    let body = |number: usize| -> Value { serde_json::from_str(&arrivals[number].body).unwrap() };
+    assert!(arrivals[0].head.starts_with("PUT /users HTTP/1.1\r\n"), "{}", arrivals[0].head);
+    assert_eq!(arrivals[0].headers("authorization"), ["Basic a-token-that-never-changes"]);
+    assert_eq!(body(0)["user"], "a \"b\" </x>");
+    assert_eq!((&body(0)["type"], &body(1)["user"]), (&"user\"s".into(), &7.into()));
+    assert_eq!(body(0)["key"], arrivals[0].key());
+    let parked = server.connect().get("/subscription/crm/parked").json();
+    assert_eq!(parked[0]["id"], 2, "{parked}");
+    assert!(parked[0]["reason"].as_str().unwrap().contains("the template of `body`"), "{parked}");
+}
+
+#[test]
 fn what_cannot_be_forwarded_is_refused() {
     let directory = tempdir().unwrap();
     let refusal = |forward: &[&str], code| {
@@ -132,6 +154,8 @@ fn what_cannot_be_forwarded_is_refused() {
     assert!(refusal(&["http://hub.example/s3cret"], 1).contains("--alert-allow-private"));
     assert!(refusal(&["https://10.0.0.1/s3cret"], 1).contains("not public"));
     assert!(refusal(&["https://h.example/s3cret", "https://h.example/s3cret"], 1).contains("two forwards"));
+    let misspelt = r#"{"to": "https://h.example/s3cret", "body": "{{ evnt.id }}"}"#;
+    assert!(refusal(&[misspelt], 1).contains("a template has the unknown name `evnt`"));
 }
 
 /// How often edge and hub are killed; more proves more.

@@ -168,7 +168,7 @@ fn every_config_file_that_is_shown_is_read() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 5);
 }
 
 #[test]

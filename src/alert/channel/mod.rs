@@ -1,21 +1,29 @@
 //! Channels: where alerts go, as `--alert` names them.
 
+mod list;
+mod object;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use lettre::Address;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+pub use self::list::Channels;
+use self::object::ChannelObject;
+use super::presets::{PRESETS, Preset};
+use crate::client::RequestSettings;
+use crate::core::name::{self, is_name};
 use crate::core::text::hex;
 use crate::store::outbox::Pace;
 
 /// The longest mail address; RFC 5321 allows a few bytes more.
 const ADDRESS_LIMIT_BYTES: usize = 240;
 
-const EXPECTED: &str = "expected `mailto:ops@example.com`, `slack:https://…`, `discord:https://…`, `cloudevents:https://…` or `https://…`";
+const EXPECTED: &str = "expected `mailto:ops@example.com`, `https://…`, or `slack:https://…`; discord, mattermost, \
+    google-chat, teams, telegram, pagerduty, ntfy and cloudevents are written like slack";
 
 /// A destination of alerts. `Debug` and `Display` show only the host of a URL, which is a secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,34 +35,38 @@ pub struct Channel {
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
     Mail(Address),
-    Webhook { format: WebhookFormat, url: Url },
+    Webhook(Arc<Webhook>),
+}
+
+/// A URL, and what is sent there.
+#[derive(PartialEq, Eq)]
+pub struct Webhook {
+    pub url: Url,
+    pub format: WebhookFormat,
+    pub request: RequestSettings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookFormat {
-    Slack,
-    Discord,
     /// Events as JSON, signed.
     Events,
     /// The same as CloudEvents.
     CloudEvents,
+    /// What the service takes.
+    Preset(&'static Preset),
+    /// What the template of the settings makes, signed.
+    Template,
 }
 
 impl Target {
     /// The rate limit of the service.
-    ///
-    /// Source: Slack, "Rate limits": one a second for an incoming webhook. Discord answers with
-    /// `X-RateLimit-Limit: 5` and a window of two seconds for a webhook.
     pub fn pace(&self) -> Option<Pace> {
         match self {
-            Target::Webhook { format: WebhookFormat::Slack, .. } => {
-                Some(Pace { messages: 1, window: Duration::from_secs(1) })
-            }
-            Target::Webhook { format: WebhookFormat::Discord, .. } => {
-                Some(Pace { messages: 5, window: Duration::from_secs(2) })
-            }
-            Target::Webhook { format: WebhookFormat::Events | WebhookFormat::CloudEvents, .. }
-            | Target::Mail(_) => None,
+            Target::Webhook(webhook) => match webhook.format {
+                WebhookFormat::Preset(preset) => preset.pace,
+                WebhookFormat::Events | WebhookFormat::CloudEvents | WebhookFormat::Template => None,
+            },
+            Target::Mail(_) => None,
         }
     }
 }
@@ -77,7 +89,14 @@ impl Channel {
         matches!(self.target, Target::Mail(_))
     }
 
-    fn webhook(kind: &str, text: &str, format: WebhookFormat) -> Result<Channel, String> {
+    /// `own_name` tells channels of the same URL apart.
+    fn webhook(
+        kind: &str,
+        text: &str,
+        format: WebhookFormat,
+        request: RequestSettings,
+        own_name: Option<&str>,
+    ) -> Result<Channel, String> {
         let url: Url = text.parse().map_err(|error| format!("{error}; {EXPECTED}"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(EXPECTED.to_owned());
@@ -88,21 +107,54 @@ impl Channel {
         let host = url.host_str().unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let digest = Sha256::digest(url.as_str());
-        let mark = hex(&digest[..4]);
+        let mark = own_name.map_or_else(|| hex(&digest[..4]), str::to_owned);
         let name = format!("{kind}:{host}{port}#{mark}");
         if name.len() > 255 {
-            return Err("expected a host of at most 240 bytes".to_owned());
+            return Err("expected a host of at most 180 bytes".to_owned());
         }
-        Ok(Channel { name: name.into(), target: Target::Webhook { format, url } })
+        let webhook = Webhook { url, format, request };
+        Ok(Channel { name: name.into(), target: Target::Webhook(Arc::new(webhook)) })
+    }
+
+    fn of_object(object: ChannelObject) -> Result<Channel, String> {
+        let ChannelObject { to, preset, name, method, headers, body, secret_files } = object;
+        if name.as_deref().is_some_and(|name| !is_name(name)) {
+            return Err(name::EXPECTED.to_owned());
+        }
+        let scheme = to.split(':').next().unwrap_or_default();
+        let format = match preset.as_deref() {
+            None if body.is_some() => WebhookFormat::Template,
+            None => WebhookFormat::Events,
+            Some(preset) => format_of(preset).ok_or(EXPECTED)?,
+        };
+        let is_fixed = matches!(format, WebhookFormat::Events | WebhookFormat::CloudEvents);
+        if is_fixed && body.is_some() {
+            return Err("expected a `body`, or the preset cloudevents".to_owned());
+        }
+        let request = RequestSettings::new(method.as_deref(), headers, body, secret_files)?;
+        Channel::webhook(preset.as_deref().unwrap_or(scheme), &to, format, request, name.as_deref())
     }
 }
 
+/// What a channel in a list can begin with.
+fn is_scheme(text: &str) -> bool {
+    matches!(text, "mailto" | "http" | "https") || format_of(text).is_some()
+}
+
+/// The format of a prefix of URLs, or of the `preset` of an object.
+fn format_of(name: &str) -> Option<WebhookFormat> {
+    match name {
+        "cloudevents" => Some(WebhookFormat::CloudEvents),
+        _ => Preset::find(name).map(WebhookFormat::Preset),
+    }
+}
+
+/// The kind of a channel by its name.
 pub fn kind_of(name: &str) -> &'static str {
-    match name.split(':').next() {
-        Some("mailto") => "mail",
-        Some("slack") => "slack",
-        Some("discord") => "discord",
-        _ => "webhook",
+    let scheme = name.split(':').next().unwrap_or_default();
+    match scheme {
+        "mailto" => "mail",
+        _ => PRESETS.iter().find(|preset| preset.name == scheme).map_or("webhook", |preset| preset.name),
     }
 }
 
@@ -118,51 +170,27 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// A list of channels, separated by commas or spaces. Each mailbox is a channel of its own, so a refused one does not
-/// affect the others.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Channels(pub Vec<Channel>);
-
-impl FromStr for Channels {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Channels, String> {
-        items_of(text).iter().map(|item| item.parse()).collect::<Result<_, _>>().map(Channels)
-    }
-}
-
 impl FromStr for Channel {
     type Err = String;
 
     /// Errors do not repeat the URL: it is a secret.
     fn from_str(text: &str) -> Result<Channel, String> {
+        if text.starts_with('{') {
+            return Channel::of_object(text.parse()?);
+        }
+        let request = RequestSettings::default();
         match text.split_once(':') {
             Some(("mailto", address)) => Channel::mail(address),
-            Some(("slack", url)) => Channel::webhook("slack", url, WebhookFormat::Slack),
-            Some(("discord", url)) => Channel::webhook("discord", url, WebhookFormat::Discord),
-            Some(("cloudevents", url)) => Channel::webhook("cloudevents", url, WebhookFormat::CloudEvents),
-            Some((scheme @ ("http" | "https"), _)) => Channel::webhook(scheme, text, WebhookFormat::Events),
-            _ => Err(EXPECTED.to_owned()),
-        }
-    }
-}
-
-/// The items of a list. `mailto:` holds for all addresses up to the next scheme, and a comma in a URL is part of it.
-fn items_of(list: &str) -> Vec<String> {
-    const SCHEMES: [&str; 6] = ["mailto:", "slack:", "discord:", "cloudevents:", "http:", "https:"];
-    let list = list.split(',').map(str::trim).collect::<Vec<_>>().join(",");
-    let mut items: Vec<String> = Vec::new();
-    for word in list.split_whitespace() {
-        for (index, piece) in word.split(',').enumerate() {
-            let begins = SCHEMES.iter().any(|scheme| piece.starts_with(scheme));
-            match items.last_mut() {
-                Some(last) if !begins && last.starts_with("mailto:") => items.push(format!("mailto:{piece}")),
-                Some(last) if !begins && index > 0 => *last += &format!(",{piece}"),
-                _ => items.push(piece.to_owned()),
+            Some((scheme @ ("http" | "https"), _)) => {
+                Channel::webhook(scheme, text, WebhookFormat::Events, request, None)
             }
+            Some((kind, url)) => match format_of(kind) {
+                Some(format) => Channel::webhook(kind, url, format, request, None),
+                None => Err(EXPECTED.to_owned()),
+            },
+            None => Err(EXPECTED.to_owned()),
         }
     }
-    items
 }
 
 #[cfg(test)]
@@ -190,24 +218,6 @@ mod tests {
     }
 
     #[test]
-    fn channels_are_separated_by_commas_or_spaces() {
-        let mails = ["mailto:a@example.com", "mailto:b@example.com"];
-        for text in [
-            "mailto:a@example.com,b@example.com",
-            "mailto:a@example.com b@example.com",
-            "mailto:a@example.com, b@example.com",
-            " mailto:a@example.com,mailto:b@example.com ",
-            "mailto:a@example.com\nmailto:b@example.com",
-        ] {
-            assert_eq!(names(text), mails, "{text}");
-        }
-        for text in ["https://h/a,b,mailto:a@example.com", "https://h/a,b mailto:a@example.com"] {
-            assert_eq!(names(text), [&names("https://h/a,b")[0], "mailto:a@example.com"], "{text}");
-        }
-        assert_ne!(names("https://h/a,b"), names("https://h/a"));
-    }
-
-    #[test]
     fn an_invalid_channel_is_refused_and_not_repeated() {
         for wrong in [
             "mailto:",
@@ -215,7 +225,12 @@ mod tests {
             "mailto:a@example.com,",
             "slack:s3cret",
             "slack:ftp://s3cret/",
-            "teams:https://s3cret/",
+            "chat:https://s3cret/",
+            r#"{"to": "https://h/", "preset": "s3cret"}"#,
+            r#"{"to": "https://h/", "method": "s3cret"}"#,
+            r#"{"to": "https://h/", "url": "s3cret"}"#,
+            r#"{"to": "s3cret"}"#,
+            r#"{"to": "https://h/", "preset": "cloudevents", "body": "s3cret"}"#,
             "https://user:s3cret@example.com/",
             "s3cret",
         ] {
