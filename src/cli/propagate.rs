@@ -1,6 +1,6 @@
 //! The options of `propagate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -12,7 +12,8 @@ use crate::auth::login::LoginSettings;
 use crate::auth::signature::standard::signing_key;
 use crate::client::Endpoint;
 use crate::core::duration::{parse_duration, parse_positive_duration};
-use crate::propagate::{EventFormat, Header, Order, ReportFormat, Settings};
+use crate::error::hinted;
+use crate::propagate::{EventFormat, Header, Order, Pace, ReportFormat, Settings};
 use crate::secret::Secret;
 
 const SIGN_SECRET_FILE: &str = "--sign-secret-file";
@@ -29,6 +30,15 @@ pub struct PropagateOptions {
         allow_negative_numbers = true
     )]
     period: Duration,
+
+    /// Send one event every --period, or the envelopes of standard input with the gaps
+    /// between their `received_at`
+    #[arg(long, value_enum, default_value_t = Pace::Period)]
+    pace: Pace,
+
+    /// How fast --pace recorded is: 10x, 0.5x
+    #[arg(long, default_value = "1x", value_name = "FACTOR", value_parser = parse_speed)]
+    speed: f64,
 
     /// Where to send events: an http or https URL
     #[arg(
@@ -144,8 +154,16 @@ impl PropagateOptions {
         let login = if self.dry_run { LoginSettings::Anonymous } else { self.login.into_settings()? };
         let (file, value) = (self.sign_secret_file.as_deref(), self.sign_secret.as_ref());
         let sign_secret = if self.dry_run { None } else { Secret::choose(file, value, SIGN_SECRET_FILE)? };
+        let is_recorded = self.pace == Pace::Recorded;
+        if is_recorded && self.file != Path::new("-") {
+            return Err(hinted(
+                "`--pace recorded` needs the events of standard input",
+                "run eventctl tail -o envelope ... | eventctl propagate --file - --pace recorded",
+            ));
+        }
         Ok(Settings {
             period: self.period,
+            recorded_speed: is_recorded.then_some(self.speed),
             endpoint: self.endpoint,
             file: self.file,
             health: self.health,
@@ -171,6 +189,12 @@ impl PropagateOptions {
             tls: self.tls.into_settings()?,
         })
     }
+}
+
+fn parse_speed(text: &str) -> Result<f64, String> {
+    let speed: Option<f64> = text.strip_suffix('x').unwrap_or(text).parse().ok();
+    let speed = speed.filter(|speed| (0.001..=1e6).contains(speed));
+    speed.ok_or_else(|| "expected a factor from 0.001x to 1000000x, such as 10x".to_owned())
 }
 
 fn parse_count_u64(text: &str) -> Result<u64, String> {

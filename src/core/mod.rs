@@ -8,6 +8,7 @@ pub mod coding;
 pub mod duration;
 pub mod event;
 pub mod glob;
+pub mod journal;
 pub mod measurement;
 pub mod members;
 pub mod name;

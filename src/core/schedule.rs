@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::timestamp::Timestamp;
+
 /// Ticks at `start` + n × `period` on the monotonic clock, for n from 0.
 ///
 /// A tick that is late by less than `max_lateness` is still taken, and so is the newest tick that is due, however late it
@@ -75,6 +77,41 @@ impl Schedule {
     fn offset(&self, tick: u64) -> Duration {
         let nanoseconds = self.period.as_nanos().saturating_mul(u128::from(tick));
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+    }
+}
+
+/// Sends with the gaps between the times at which events were recorded, at a speed. No tick is missed: what comes late is
+/// sent late.
+#[derive(Debug)]
+pub struct RecordedSchedule {
+    start: Instant,
+    /// 2 is twice as fast.
+    speed: f64,
+    first: Option<Timestamp>,
+    last_due: Instant,
+}
+
+impl RecordedSchedule {
+    /// The speed is above zero.
+    pub fn new(start: Instant, speed: f64) -> RecordedSchedule {
+        RecordedSchedule { start, speed, first: None, last_due: start }
+    }
+
+    /// Starts over: the first event is due at `start`.
+    pub fn restart(&mut self, start: Instant) {
+        *self = RecordedSchedule::new(start, self.speed);
+    }
+
+    /// When the next event is due, by the time at which it was recorded. One without a time, or with an earlier one than an
+    /// event before it, is due with that event.
+    pub fn due(&mut self, recorded_at: Option<Timestamp>) -> Instant {
+        if let Some(at) = recorded_at {
+            let gap = at.since(*self.first.get_or_insert(at));
+            let due = Duration::try_from_secs_f64(gap.as_secs_f64() / self.speed).ok();
+            let due = due.and_then(|offset| self.start.checked_add(offset)).unwrap_or(self.last_due);
+            self.last_due = self.last_due.max(due);
+        }
+        self.last_due
     }
 }
 
@@ -154,6 +191,21 @@ mod tests {
         assert_eq!(tick, Tick { scheduled: start + PERIOD * 100, missed: 99 });
         assert_eq!(schedule.take(after_pause), None, "no burst catches up");
         assert_eq!(schedule.next_due(), start + PERIOD * 101);
+    }
+
+    #[test]
+    fn recorded_gaps_are_kept_at_their_speed() {
+        let start = Instant::now();
+        let mut schedule = RecordedSchedule::new(start, 10.0);
+        let at =
+            |seconds: i64| Some(Timestamp::from_microseconds(1_700_000_000_000_000 + seconds * 1_000_000));
+        let due: Vec<Duration> = [at(0), at(5), None, at(3), at(60), at(-7)]
+            .into_iter()
+            .map(|at| schedule.due(at) - start)
+            .collect();
+        assert_eq!(due, [0, 500, 500, 500, 6000, 6000].map(Duration::from_millis));
+        schedule.restart(start + Duration::from_secs(1));
+        assert_eq!(schedule.due(at(100)), start + Duration::from_secs(1));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use crate::core::outgoing::Outgoing;
 pub enum Report {
     /// The event was sent once.
     Attempt(Attempt),
-    /// The event is not retried any more because the run is being aborted.
-    Abandoned(Arc<Outgoing>),
+    /// The event is not retried any more because the run is being aborted; with its key, if it was sent.
+    Abandoned(Arc<Outgoing>, Option<Arc<str>>),
     /// The input held something that is not an event; says what and where.
     Invalid(String),
 }
@@ -17,6 +17,8 @@ pub enum Report {
 /// One send of an event.
 pub struct Attempt {
     pub event: Arc<Outgoing>,
+    /// The idempotency key that it was sent with.
+    pub key: Arc<str>,
     /// From the scheduled time to the first send.
     pub jitter: Duration,
     /// From this attempt to its response.

@@ -27,7 +27,7 @@ use self::metrics::Metrics;
 use self::report::Reporter;
 use self::scheduler::Scheduler;
 use self::sender::Sender;
-pub use self::settings::{EventFormat, Header, Order, ReportFormat, Settings};
+pub use self::settings::{EventFormat, Header, Order, Pace, ReportFormat, Settings};
 use self::source::{Next, Source};
 use crate::auth::login::Authorization;
 use crate::client::HttpClient;

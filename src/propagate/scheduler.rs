@@ -13,7 +13,7 @@ use super::sender::Sender;
 use super::settings::Settings;
 use super::source::{Next, Source};
 use crate::core::outgoing::Outgoing;
-use crate::core::schedule::{Schedule, Tick};
+use crate::core::schedule::{RecordedSchedule, Schedule, Tick};
 
 /// Bounds how many events are in flight. Clones share the slots.
 #[derive(Clone)]
@@ -47,6 +47,8 @@ pub struct Scheduler {
     /// How many more events to send.
     remaining: u64,
     schedule: Schedule,
+    /// In place of the schedule, where events are sent as they were recorded.
+    recorded: Option<RecordedSchedule>,
     clock: Clock,
     slots: Slots,
     missed_ticks: u64,
@@ -69,6 +71,7 @@ impl Scheduler {
             pending: None,
             remaining: settings.count.unwrap_or(u64::MAX),
             schedule: Schedule::new(Instant::now(), settings.period, settings.max_lateness),
+            recorded: settings.recorded_speed.map(|speed| RecordedSchedule::new(Instant::now(), speed)),
             clock: Clock::start()?,
             slots: Slots::new(settings.max_in_flight),
             missed_ticks: 0,
@@ -89,12 +92,14 @@ impl Scheduler {
 
     /// Sends an event at every tick, until there are no more. The first tick is due now.
     ///
-    /// A tick that comes while all slots are taken is missed; the event waits for the next one. No tick
-    /// is missed by waiting for standard input. Cancelling loses nothing: see [`Scheduler::finish`].
+    /// A tick that comes while all slots are taken is missed; the event waits for the next one. Of a recorded schedule no
+    /// tick is missed. No tick is missed by waiting for standard input. Cancelling loses nothing: see [`Scheduler::finish`].
     pub async fn send_events(&mut self) {
         // The first line of standard input may be long in coming: the schedule starts with it.
         if self.remaining > 0 && self.take_event().await {
-            self.schedule.restart(Instant::now());
+            let now = Instant::now();
+            self.schedule.restart(now);
+            self.recorded.iter_mut().for_each(|recorded| recorded.restart(now));
         }
         while self.remaining > 0 && self.take_event().await {
             let slot = self.wait_for_slot().await;
@@ -134,12 +139,21 @@ impl Scheduler {
             return slot;
         }
         let slot = self.slots.acquire().await;
+        if self.recorded.is_some() {
+            return slot;
+        }
         let missed = self.schedule.skip(Instant::now());
         self.count_missed(missed);
         slot
     }
 
     async fn wait_for_tick(&mut self) -> Tick {
+        if let Some(recorded) = &mut self.recorded {
+            let event = self.pending.as_ref();
+            let scheduled = recorded.due(event.and_then(|event| event.envelope.received_at));
+            self.clock.sleep_until(scheduled).await;
+            return Tick { scheduled, missed: 0 };
+        }
         loop {
             self.clock.sleep_until(self.schedule.next_due()).await;
             if let Some(tick) = self.schedule.take(Instant::now()) {
@@ -159,7 +173,10 @@ impl Scheduler {
     /// What was read from standard input and not sent is reported as undelivered.
     pub async fn finish(mut self) -> u64 {
         for unsent in self.source.unsent(self.pending.take()).await {
-            let _ = self.reports.send(unsent.map_or_else(Report::Invalid, Report::Abandoned)).await;
+            let _ = self
+                .reports
+                .send(unsent.map_or_else(Report::Invalid, |event| Report::Abandoned(event, None)))
+                .await;
         }
         while self.deliveries.join_next().await.is_some() {}
         self.missed_ticks

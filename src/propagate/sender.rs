@@ -96,10 +96,11 @@ impl Sender {
     /// Sends an event that is due now until it is delivered, rejected, or abandoned.
     pub async fn deliver(&self, event: Arc<Outgoing>, scheduled: Instant) {
         let mut aborted = self.aborted.clone();
-        let idempotency_key = Uuid::now_v7().to_string();
+        let key = event.envelope.key.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
+        let key: Arc<str> = key.into();
         let body = match self.format {
             EventFormat::Object => Bytes::copy_from_slice(event.body.as_bytes()),
-            EventFormat::Cloudevents => event.in_cloud_event(&idempotency_key).into(),
+            EventFormat::Cloudevents => event.in_cloud_event(&key).into(),
         };
         let jitter = scheduled.elapsed();
         let mut token_renewed = false;
@@ -109,7 +110,7 @@ impl Sender {
             let sent = Instant::now();
             let reply = tokio::select! {
                 biased;
-                reply = self.post(body.clone(), &idempotency_key, trace) => reply,
+                reply = self.post(body.clone(), &key, trace) => reply,
                 () = is_set(&mut aborted) => Reply::aborted(),
             };
             let (latency, latency_from_schedule) = (sent.elapsed(), scheduled.elapsed());
@@ -121,6 +122,7 @@ impl Sender {
             };
             let attempt = Attempt {
                 event: Arc::clone(&event),
+                key: Arc::clone(&key),
                 jitter,
                 latency,
                 latency_from_schedule,
@@ -133,7 +135,7 @@ impl Sender {
             let Err(wait) = decision else { return };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = is_set(&mut aborted) => return self.report(Report::Abandoned(event)).await,
+                () = is_set(&mut aborted) => return self.report(Report::Abandoned(event, Some(key))).await,
             }
         }
     }
@@ -178,7 +180,7 @@ impl Sender {
         *request.uri_mut() = self.endpoint.clone();
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
-        let key_value = HeaderValue::from_str(idempotency_key).expect("a UUID is visible ASCII");
+        let key_value = HeaderValue::from_str(idempotency_key).expect("a key is printable ASCII");
         headers.insert(IDEMPOTENCY_KEY, key_value);
         if let Some(key) = &self.signing_key {
             standard::sign(headers, Some(key), idempotency_key, Timestamp::now(), &body);

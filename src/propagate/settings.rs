@@ -15,6 +15,8 @@ use crate::client::{Endpoint, TlsSettings};
 #[derive(Debug)]
 pub struct Settings {
     pub period: Duration,
+    /// How fast events are sent that were recorded; `None` for one every period.
+    pub recorded_speed: Option<f64>,
     pub endpoint: Endpoint,
     /// `-` is standard input.
     pub file: PathBuf,
@@ -52,6 +54,15 @@ pub enum Order {
     Sequential,
     /// All in random order, then all again in another.
     Shuffle,
+}
+
+/// When events are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pace {
+    /// One every --period.
+    Period,
+    /// With the gaps between their `received_at`.
+    Recorded,
 }
 
 /// How an event is sent.

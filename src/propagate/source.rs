@@ -94,11 +94,20 @@ pub struct FileEvents {
     order: Order,
     random: fastrand::Rng,
     position: usize,
+    /// The sums of the weights up to each event; none where all weigh the same.
+    weights: Option<Vec<f64>>,
 }
 
 impl FileEvents {
     fn new(events: Vec<Arc<Outgoing>>, order: Order, random: fastrand::Rng) -> FileEvents {
-        FileEvents { events, order, random, position: 0 }
+        let first = events[0].envelope.weight;
+        let is_weighted = events.iter().any(|event| event.envelope.weight != first);
+        let sums = events.iter().scan(0.0, |sum, event| {
+            *sum += event.envelope.weight;
+            Some(*sum)
+        });
+        let weights = is_weighted.then(|| sums.collect());
+        FileEvents { events, order, random, position: 0, weights }
     }
 
     fn next(&mut self) -> Arc<Outgoing> {
@@ -106,11 +115,28 @@ impl FileEvents {
         self.position = (position + 1) % self.events.len();
         match self.order {
             Order::Sequential => {}
-            Order::Random => return Arc::clone(&self.events[self.random.usize(..self.events.len())]),
+            Order::Random => {
+                let drawn = self.draw();
+                return Arc::clone(&self.events[drawn]);
+            }
             Order::Shuffle if position == 0 => self.random.shuffle(&mut self.events),
             Order::Shuffle => {}
         }
         Arc::clone(&self.events[position])
+    }
+}
+
+impl FileEvents {
+    /// An event in random order, by its weight.
+    fn draw(&mut self) -> usize {
+        let count = self.events.len();
+        match self.weights.as_ref().and_then(|sums| Some((sums, sums.last()?))) {
+            None => self.random.usize(..count),
+            Some((sums, total)) => {
+                let at = self.random.f64() * total;
+                sums.partition_point(|sum| *sum <= at).min(count - 1)
+            }
+        }
     }
 }
 
@@ -252,6 +278,23 @@ mod tests {
         let random = drawn(Order::Random, 1, 400);
         assert!(sequential[..4].iter().all(|event| random.contains(event)));
         assert_ne!(random[..4], random[4..8]);
+    }
+
+    #[test]
+    fn what_weighs_more_is_drawn_more_often() {
+        let text = br#"{"eventctl": 1, "event": {"a": 1}, "weight": 3} {"a": 2} {"eventctl": 1, "event": {"a": 3}, "weight": 0.5}"#;
+        let events = Outgoing::parse_file(text).unwrap().into_iter().map(Arc::new).collect();
+        let mut file = FileEvents::new(events, Order::Random, fastrand::Rng::with_seed(1));
+        let mut counts = [0; 3];
+        (0..9000).for_each(|_| counts[usize::from(file.next().body.as_bytes()[6] - b'1')] += 1);
+        let expected = [6000, 2000, 1000];
+        assert!(
+            counts
+                .iter()
+                .zip(expected)
+                .all(|(count, expected)| (expected - 200..expected + 200).contains(count)),
+            "{counts:?}"
+        );
     }
 
     #[test]

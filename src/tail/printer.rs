@@ -58,6 +58,11 @@ impl<W: Write> Printer<W> {
                 let StoredEvent { event_type, event_payload, .. } = event;
                 self.print_json(&json!({"event_type": event_type, "event_payload": event_payload}))
             }
+            EventFormat::Envelope => {
+                let StoredEvent { id, received_at, event_type, event_payload } = event;
+                let event = json!({"event_type": event_type, "event_payload": event_payload});
+                self.print_json(&json!({"eventctl": 1, "event": event, "id": id, "received_at": received_at}))
+            }
             EventFormat::Csv => self.print_csv(event),
         }
     }
@@ -69,7 +74,9 @@ impl<W: Write> Printer<W> {
     pub fn print_statistics(&mut self, statistics: &Statistics) -> io::Result<()> {
         match self.format {
             EventFormat::Text => stats::print_text(&mut self.output, statistics),
-            EventFormat::Json | EventFormat::Ndjson => self.print_json(&stats::to_json(statistics)),
+            EventFormat::Json | EventFormat::Ndjson | EventFormat::Envelope => {
+                self.print_json(&stats::to_json(statistics))
+            }
             EventFormat::Csv => {
                 for kind in &statistics.types {
                     self.print_csv_header()?;
@@ -124,7 +131,7 @@ impl<W: Write> Printer<W> {
     pub fn print_delivery(&mut self, delivery: &Delivery) -> io::Result<()> {
         match self.format {
             EventFormat::Text => self.print_delivery_text(delivery),
-            EventFormat::Json | EventFormat::Ndjson => self.print_json(delivery),
+            EventFormat::Json | EventFormat::Ndjson | EventFormat::Envelope => self.print_json(delivery),
             EventFormat::Csv => {
                 self.print_csv_header()?;
                 let or_nothing =

@@ -95,6 +95,9 @@ pub enum EventFormat {
     Json,
     /// Type and payload alone as a JSON object a line, as `propagate --file -` reads it.
     Ndjson,
+    /// The same with id and time beside it, as envelopes that `propagate --file`
+    /// reads.
+    Envelope,
     /// RFC 4180, with a header line.
     Csv,
 }

@@ -1,5 +1,6 @@
 //! Events to send: the objects of a file or a stream, byte for byte.
 
+mod envelope;
 mod input;
 
 use std::io::BufRead;
@@ -7,6 +8,8 @@ use std::io::BufRead;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::envelope::Envelope;
+use self::envelope::opened;
 use self::input::{Extent, Input, Position};
 use super::members::Members;
 use super::text::{BYTE_ORDER_MARK, excerpt};
@@ -19,10 +22,12 @@ pub struct Outgoing {
     pub body: String,
     /// Its type, for display; `-` if it has none.
     pub event_type: String,
+    /// What its envelope says about it, if it came in one.
+    pub envelope: Envelope,
 }
 
 impl Outgoing {
-    /// Reads a file of at least one JSON object, in sequence or in arrays.
+    /// Reads a file of at least one JSON object, in sequence or in arrays: an event, or an envelope with one.
     ///
     /// # Errors
     /// The first problem, with line and column.
@@ -49,14 +54,17 @@ impl Outgoing {
         format!(r#"{start},"datacontenttype":"application/json","data":{}}}"#, self.body)
     }
 
-    fn new(object: String) -> Outgoing {
+    /// # Errors
+    /// The object is an envelope, and a wrong one.
+    fn new(object: &str) -> Result<Outgoing, String> {
+        let (body, envelope) = opened(object)?.unwrap_or_else(|| (object, Envelope::default()));
         #[derive(Deserialize)]
         struct Named {
             event_type: String,
         }
-        let named: Result<Named, _> = serde_json::from_str(&object);
+        let named: Result<Named, _> = serde_json::from_str(body);
         let event_type = named.map_or_else(|_| "-".to_owned(), |named| excerpt(&named.event_type, 64));
-        Outgoing { body: object, event_type }
+        Ok(Outgoing { body: body.to_owned(), event_type, envelope })
     }
 }
 
@@ -145,7 +153,7 @@ impl<R: BufRead> Objects<R> {
             let got = kind_of(value);
             return Err(Problem::NotAnObject(format!("expected an object at {start}, got {got}")));
         }
-        Ok(Outgoing::new(text.to_owned()))
+        Outgoing::new(text).map_err(|problem| Problem::NotAnObject(format!("{problem}, at {start}")))
     }
 }
 

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::core::outgoing::Outgoing;
 use crate::error::Hint;
 
-/// A file to which events are appended as NDJSON, for `--file` to read again.
+/// A file to which envelopes of events are appended, a line each, for `--file` to read again.
 pub struct DeadLetters {
     path: PathBuf,
     file: File,
@@ -35,9 +34,9 @@ impl DeadLetters {
         &self.path
     }
 
-    /// Appends an event: its whole line or, as far as possible, nothing.
-    pub fn append(&mut self, event: &Outgoing) -> io::Result<()> {
-        let line = format!("{}{}\n", if self.torn { "\n" } else { "" }, event.in_one_line());
+    /// Appends an envelope: its whole line or, as far as possible, nothing.
+    pub fn append(&mut self, envelope: &str) -> io::Result<()> {
+        let line = format!("{}{}\n", if self.torn { "\n" } else { "" }, envelope);
         let mut rest = line.as_bytes();
         while !rest.is_empty() {
             let result = match self.file.write(rest) {

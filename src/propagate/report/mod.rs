@@ -21,7 +21,6 @@ use super::attempt::{Attempt, Fate, Report};
 use super::metrics::Metrics;
 use super::settings::{ReportFormat, Settings};
 use crate::core::measurement::{Summary, Window};
-use crate::core::outgoing::Outgoing;
 use crate::core::text::printable_json;
 use crate::logging::{allows_color, write_within};
 
@@ -165,10 +164,10 @@ impl Printer {
     fn handle(&mut self, report: Report) {
         match report {
             Report::Attempt(attempt) => self.handle_attempt(&attempt),
-            Report::Abandoned(event) => {
+            Report::Abandoned(event, key) => {
                 self.summary.undelivered += 1;
                 self.metrics.record_fate(Fate::Undelivered);
-                self.write_dead_letter(&event);
+                self.write_dead_letter(event.in_envelope(key.as_deref(), None, None));
             }
             Report::Invalid(problem) => {
                 self.summary.rejected += 1;
@@ -191,7 +190,9 @@ impl Printer {
             self.output.write(|stdout| writeln!(stdout, "{line}"));
         }
         if matches!(attempt.fate, Some(Fate::Rejected | Fate::Undelivered)) {
-            self.write_dead_letter(&attempt.event);
+            let Attempt { event, key, status, .. } = attempt;
+            let status = status.as_ref().ok().copied();
+            self.write_dead_letter(event.in_envelope(Some(key), status, attempt.failure()));
         }
     }
 
@@ -217,12 +218,12 @@ impl Printer {
         }
     }
 
-    /// Appends an event to the dead-letter file, or prints it on standard error if that fails.
-    fn write_dead_letter(&mut self, event: &Outgoing) {
+    /// Appends the envelope of an event to the dead-letter file, or prints it on standard error if that fails.
+    fn write_dead_letter(&mut self, envelope: String) {
         let Some(file) = &mut self.dead_letters else { return };
-        let Err(error) = file.append(event) else { return };
+        let Err(error) = file.append(&envelope) else { return };
         warn!("cannot write dead letters to `{}`, and prints them here: {error}", file.path().display());
-        let line = printable_json(&event.in_one_line()) + "\n";
+        let line = printable_json(&envelope) + "\n";
         // If nobody reads standard error either, the exit status still says that something is missing.
         let print = || drop(io::stderr().write_all(line.as_bytes()));
         match &self.progress {

@@ -14,7 +14,7 @@ use tempfile::{TempDir, tempdir};
 use super::{Run, finish, payload_of, run, start};
 use crate::util::http::event;
 use crate::util::receiver::{Receiver, Reply};
-use crate::util::{PATIENCE, Process, wait_until, write_file};
+use crate::util::{Consume, PATIENCE, Process, eventctl, refusal_of, wait_until, write_file};
 
 fn taking_receiver() -> Receiver {
     Receiver::start(|_, _| Reply::created())
@@ -137,7 +137,7 @@ fn what_was_read_ahead_is_counted_at_the_end_whatever_it_is() {
     run.check(3, [1, 1, 2]);
     assert!(run.stderr.contains("line 3 column"), "{}", run.stderr);
     let dead = fs::read_to_string(directory.path().join("dead.ndjson")).unwrap();
-    assert_eq!(dead, "{\"n\":1}\n{\"n\":2}\n");
+    assert_eq!(super::events_of(&dead), ["{\"n\":1}", "{\"n\":2}"]);
 }
 
 #[test]
@@ -180,4 +180,53 @@ fn an_array_in_a_file_may_stand_before_others() {
         .check(0, [2, 0, 0]);
     let payloads: Vec<String> = receiver.arrivals().iter().map(|arrival| payload_of(&arrival.body)).collect();
     assert_eq!(payloads, ["0", "1"]);
+}
+
+/// What `tail -o envelope` prints of a store is sent with its gaps, and only the events of it.
+#[test]
+fn recorded_events_are_sent_again_with_their_gaps() {
+    let directory = tempdir().unwrap();
+    let server = Consume::start(directory.path());
+    for number in 0..3 {
+        server.store("message", &number.to_string());
+        thread::sleep(Duration::from_millis(400));
+    }
+    let mut tail = eventctl(directory.path());
+    let output = tail.args(["tail", "-n", "all", "-o", "envelope"]).output().unwrap();
+    let envelopes = String::from_utf8(output.stdout).unwrap();
+    assert!(envelopes.starts_with("{\"event\":{") || envelopes.starts_with("{\"eventctl\":1"), "{envelopes}");
+    let receiver = taking_receiver();
+    let further = ["--file", "-", "--pace", "recorded", "--speed", "2x"];
+    let mut process = start(directory.path(), &receiver.url("/event"), &further);
+    process.child().stdin.take().unwrap().write_all(envelopes.as_bytes()).unwrap();
+    finish(directory.path(), process).check(0, [3, 0, 0]);
+    let arrivals = receiver.arrivals();
+    for (number, arrival) in arrivals.iter().enumerate() {
+        let body: serde_json::Value = serde_json::from_str(&arrival.body).unwrap();
+        let expected = serde_json::json!({"event_type": "message", "event_payload": number.to_string()});
+        assert_eq!(body, expected);
+    }
+    // The schedule begins with the first event, and a send is never early.
+    assert!(arrivals[2].at - arrivals[0].at >= Duration::from_millis(350), "{arrivals:?}");
+    let mut command = eventctl(directory.path());
+    let (error, hint) = refusal_of(command.args(["propagate", "--pace", "recorded"]), 1);
+    assert!(error.contains("needs the events of standard input") && hint.contains("-o envelope"), "{error}");
+}
+
+#[test]
+fn an_envelope_that_is_wrong_is_named_and_the_others_are_sent() {
+    let lines = "{\"eventctl\": 1, \"event\": {\"n\": 1}, \"key\": \"k\"}\n{\"eventctl\": 2, \"event\": {}}\n\
+        {\"eventctl\": 1, \"event\": 7}\n{\"n\": 2}\n";
+    let directory = tempdir().unwrap();
+    let receiver = taking_receiver();
+    let further = ["--file", "-", "--period", "10ms"];
+    let mut process = start(directory.path(), &receiver.url("/event"), &further);
+    process.child().stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let run = finish(directory.path(), process);
+    run.check(3, [2, 2, 0]);
+    for problem in ["an envelope of another version, at line 2", "as its `event`, at line 3"] {
+        assert!(run.stderr.contains(problem), "{}", run.stderr);
+    }
+    let arrivals = receiver.arrivals();
+    assert_eq!((arrivals[0].body.as_str(), arrivals[0].key().as_str()), ("{\"n\": 1}", "k"));
 }

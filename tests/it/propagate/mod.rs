@@ -113,3 +113,19 @@ fn check_keys(arrivals: &[Arrival]) {
     let different: HashSet<&String> = keys.values().collect();
     assert_eq!(different.len(), keys.len(), "two events with one key");
 }
+
+/// The events of dead letters, a line each, as they stand in their envelopes.
+fn events_of(dead_letters: &str) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Envelope<'a> {
+        eventctl: u32,
+        #[serde(borrow)]
+        event: &'a serde_json::value::RawValue,
+    }
+    let event = |line: &str| {
+        let envelope: Envelope<'_> = serde_json::from_str(line).unwrap();
+        assert_eq!(envelope.eventctl, 1);
+        envelope.event.get().to_owned()
+    };
+    dead_letters.lines().map(event).collect()
+}

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::{contains, is_empty, starts_with};
 use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::tempdir;
 
 use super::{arguments, payload_of, run, write_events};
-use crate::util::receiver::{Receiver, Reply};
+use crate::util::receiver::{Arrival, Receiver, Reply};
 use crate::util::{PATIENCE, Process, assert_eventctl, eventctl, wait_until, write_file};
 
 fn taking_receiver() -> Receiver {
@@ -130,7 +131,7 @@ fn sending_waits_for_health() {
     let further = ["--count", "2", "--health", &health, "--retries", "0"];
     let run = run(directory.path(), &receiver.url("/event"), &further);
     run.check(0, [2, 0, 0]);
-    let posts: Vec<bool> = receiver.arrivals().iter().map(super::Arrival::is_post).collect();
+    let posts: Vec<bool> = receiver.arrivals().iter().map(Arrival::is_post).collect();
     assert_eq!(posts, [false, false, false, true, true]);
     assert!(receiver.arrivals()[0].head.starts_with("GET /health HTTP/1.1\r\n"));
 }
@@ -351,9 +352,17 @@ fn rejected_and_undelivered_events_become_dead_letters_that_can_be_sent_again() 
     let further = ["--count", "3", "--retries", "1", "--dead-letter", "dead.ndjson"];
     run(directory.path(), &endpoint, &further).check(3, [1, 1, 1]);
     let dead = fs::read_to_string(directory.path().join("dead.ndjson")).unwrap();
-    assert_eq!(dead, "{\"event_payload\": \"0\"}\n{\"event_payload\":\"1\"}\n");
+    assert_eq!(super::events_of(&dead), ["{\"event_payload\": \"0\"}", "{\"event_payload\":\"1\"}"]);
+    let first: Value = serde_json::from_str(dead.lines().next().unwrap()).unwrap();
+    assert_eq!(first["status"], 400, "{dead}");
     run(directory.path(), &endpoint, &["--count", "2", "--file", "dead.ndjson"]).check(0, [2, 0, 0]);
     let again: Vec<String> =
         receiver.arrivals()[4..].iter().map(|arrival| payload_of(&arrival.body)).collect();
     assert_eq!(again.iter().collect::<HashSet<_>>().len(), 2);
+    // With the keys that they had.
+    let keys = |from: usize| -> HashSet<String> {
+        let undelivered = |arrival: &&Arrival| payload_of(&arrival.body) != "2";
+        receiver.arrivals()[from..].iter().filter(undelivered).map(Arrival::key).collect()
+    };
+    assert_eq!((keys(4).len(), keys(0).len()), (2, 2));
 }

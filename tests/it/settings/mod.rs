@@ -187,7 +187,7 @@ fn a_wrong_use_is_two_lines_and_exit_code_2() {
         ),
         (
             &["tail", "-o", "xml"],
-            "invalid value `xml` for `--output`: expected one of text, json, ndjson, csv".to_owned(),
+            "invalid value `xml` for `--output`: expected one of text, json, ndjson, envelope, csv".to_owned(),
             "run eventctl tail --help",
         ),
         (
