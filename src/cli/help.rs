@@ -11,7 +11,7 @@ const GROUPS: [(&str, &[&str]); 17] = [
     ("Store", &["db", "read-db", "from", "require-replicas", "allow-weak-durability", "allow-unordered-ids"]),
     ("Input", &["file", "order", "seed", "count", "duration", "dry-run"]),
     ("Schedule", &["period", "pace", "speed", "max-in-flight", "max-lateness"]),
-    ("Delivery", &["retries", "format", "sign-secret-file", "dead-letter"]),
+    ("Delivery", &["retries", "format", "sign-secret-file", "dead-letter", "journal"]),
     ("Work", &["subscription", "exec", "claim", "parallel"]),
     ("Selection", &["lines", "after", "type", "since", "until", "follow", "stats", "alerts"]),
     (

@@ -115,6 +115,11 @@ pub struct PropagateOptions {
     #[arg(long, value_name = "FILE")]
     dead_letter: Option<PathBuf>,
 
+    /// Write each event to this file before it is sent, and go on from there where a
+    /// run was interrupted: no event is lost, and none sent under a second key
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+
     /// Print the events in the order of sending, and send none
     #[arg(long)]
     dry_run: bool,
@@ -180,6 +185,7 @@ impl PropagateOptions {
             format: self.format,
             signing_key: sign_secret.map(|secret| signing_key(&secret, SIGN_SECRET_FILE)).transpose()?,
             dead_letter: self.dead_letter,
+            journal: self.journal,
             dry_run: self.dry_run,
             drain_timeout: self.drain_timeout,
             metrics: self.metrics,

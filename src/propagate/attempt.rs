@@ -1,24 +1,21 @@
 //! What the sender reports: the data that flows from each attempt to the report and the metrics.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::outgoing::Outgoing;
+use super::dispatch::Dispatch;
 
 pub enum Report {
     /// The event was sent once.
     Attempt(Attempt),
-    /// The event is not retried any more because the run is being aborted; with its key, if it was sent.
-    Abandoned(Arc<Outgoing>, Option<Arc<str>>),
+    /// The event is not retried any more because the run is being aborted, or was never sent.
+    Abandoned(Dispatch),
     /// The input held something that is not an event; says what and where.
     Invalid(String),
 }
 
 /// One send of an event.
 pub struct Attempt {
-    pub event: Arc<Outgoing>,
-    /// The idempotency key that it was sent with.
-    pub key: Arc<str>,
+    pub dispatch: Dispatch,
     /// From the scheduled time to the first send.
     pub jitter: Duration,
     /// From this attempt to its response.

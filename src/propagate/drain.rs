@@ -21,6 +21,8 @@ pub enum StopReason {
     DurationElapsed,
     /// The same deadline.
     Signal(StopSignal),
+    /// The journal cannot be written: events in flight take their time.
+    JournalFailed,
     /// Standard output is closed: events in flight are abandoned.
     OutputClosed,
 }
@@ -44,7 +46,7 @@ impl Drain {
         let mut aborted = self.reason == StopReason::OutputClosed;
         self.abort.send_replace(aborted);
         let mut deadline = match self.reason {
-            StopReason::AllSent | StopReason::OutputClosed => None,
+            StopReason::AllSent | StopReason::JournalFailed | StopReason::OutputClosed => None,
             StopReason::DurationElapsed => Some(self.start_deadline("the duration has elapsed")),
             StopReason::Signal(signal) => Some(self.start_deadline(&format!("stopping after {signal}"))),
         };

@@ -2,7 +2,11 @@
 
 mod attempt;
 mod clock;
+mod dispatch;
 mod drain;
+mod feed;
+mod journal;
+mod line_file;
 mod metrics;
 mod reason;
 mod report;
@@ -21,8 +25,11 @@ use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing::info;
 
 use self::drain::{Drain, StopReason, sleep_until_some};
+use self::feed::Feed;
+use self::journal::{Journal, Opened, OutcomeLog};
 use self::metrics::Metrics;
 use self::report::Reporter;
 use self::scheduler::Scheduler;
@@ -52,13 +59,13 @@ pub fn run(settings: Settings) -> anyhow::Result<bool> {
 }
 
 async fn propagate(settings: &Settings) -> anyhow::Result<bool> {
-    let mut source = Source::open(&settings.file, settings.order, settings.seed, settings.count)?;
     if settings.dry_run {
+        let mut source = Source::open(&settings.file, settings.order, settings.seed, settings.count)?;
         print_events(&mut source, settings.count).await?;
         return Ok(true);
     }
     let mut shutdown = Shutdown::listen_with_hangup()?;
-    let mut run = Run::start(settings, source).await?;
+    let mut run = Run::start(settings, Plan::of(settings)?).await?;
     tokio::select! {
         ready = run.wait_until_ready() => ready?,
         _ = shutdown.requested() => return Ok(true),
@@ -87,6 +94,35 @@ async fn print_events(source: &mut Source, count: Option<u64>) -> anyhow::Result
     Ok(())
 }
 
+/// What a run sends, and how much of it.
+struct Plan {
+    feed: Feed,
+    /// `None` for all that there is.
+    count: Option<u64>,
+    outcomes: Option<OutcomeLog>,
+}
+
+impl Plan {
+    /// Opens the journal, if there is one, and the source, which goes on where the journal ends.
+    fn of(settings: &Settings) -> anyhow::Result<Plan> {
+        let Some(path) = &settings.journal else {
+            let source = Source::open(&settings.file, settings.order, settings.seed, settings.count)?;
+            return Ok(Plan { feed: Feed::unrecorded(source), count: settings.count, outcomes: None });
+        };
+        let Opened { journal, seed, drawn, unanswered } = Journal::open(path, settings)?;
+        let left = settings.count.map(|count| count.saturating_sub(drawn));
+        let mut source = Source::open(&settings.file, settings.order, Some(seed), left)?;
+        source.pass_over(drawn);
+        if drawn > 0 {
+            let unanswered = unanswered.len();
+            info!("the journal goes on after event {drawn}: {unanswered} without an answer are sent again");
+        }
+        let count = left.map(|left| left + unanswered.len() as u64);
+        let outcomes = Some(journal.outcomes());
+        Ok(Plan { feed: Feed::recorded(source, journal, unanswered, settings.period, left), count, outcomes })
+    }
+}
+
 /// A run of sends: all that lives from its start to its summary.
 struct Run<'a> {
     settings: &'a Settings,
@@ -96,11 +132,14 @@ struct Run<'a> {
     abort: watch::Sender<bool>,
     /// The metrics endpoint and the renewal of the token, which end with the run.
     background: JoinSet<()>,
+    /// Why nothing more could be sent.
+    failure: Option<anyhow::Error>,
 }
 
 impl<'a> Run<'a> {
     /// Sends nothing yet.
-    async fn start(settings: &'a Settings, source: Source) -> anyhow::Result<Run<'a>> {
+    async fn start(settings: &'a Settings, plan: Plan) -> anyhow::Result<Run<'a>> {
+        let Plan { feed, count, outcomes } = plan;
         let http = HttpClient::from_settings(&settings.tls, settings.max_in_flight, settings.timeout)?;
         let authorization = token::authorization(settings, &http)?;
         let (metrics, registry) = Metrics::new();
@@ -108,11 +147,11 @@ impl<'a> Run<'a> {
         if let Some(address) = &settings.metrics {
             serve_metrics(&mut background, address, registry).await?;
         }
-        let (reporter, reports) = Reporter::start(settings, metrics.clone())?;
+        let (reporter, reports) = Reporter::start(settings, metrics.clone(), outcomes)?;
         let (abort, aborted) = watch::channel(false);
         let sender = Sender::new(settings, http, authorization.clone(), reports.clone(), aborted);
-        let scheduler = Scheduler::new(settings, source, sender, reports, metrics)?;
-        Ok(Run { settings, authorization, scheduler, reporter, abort, background })
+        let scheduler = Scheduler::new(settings, feed, count, sender, reports, metrics)?;
+        Ok(Run { settings, authorization, scheduler, reporter, abort, background, failure: None })
     }
 
     /// Waits for a healthy receiver and for the first token.
@@ -133,7 +172,13 @@ impl<'a> Run<'a> {
     async fn send(&mut self, shutdown: &mut Shutdown) -> StopReason {
         let end = self.settings.duration.map(|duration| Instant::now() + duration);
         tokio::select! {
-            () = self.scheduler.send_events() => StopReason::AllSent,
+            sent = self.scheduler.send_events() => match sent {
+                Ok(()) => StopReason::AllSent,
+                Err(error) => {
+                    self.failure = Some(error);
+                    StopReason::JournalFailed
+                }
+            },
             () = sleep_until_some(end) => StopReason::DurationElapsed,
             () = self.reporter.output_closed() => StopReason::OutputClosed,
             signal = shutdown.requested() => StopReason::Signal(signal),
@@ -142,7 +187,7 @@ impl<'a> Run<'a> {
 
     /// Waits for events in flight, and prints the summary.
     async fn drain(self, reason: StopReason, shutdown: Shutdown) -> anyhow::Result<bool> {
-        let Run { settings, authorization: _, scheduler, reporter, abort, background } = self;
+        let Run { settings, authorization: _, scheduler, reporter, abort, background, failure } = self;
         let slots = scheduler.slots().clone();
         let drain = Drain { reason, shutdown, timeout: settings.drain_timeout, abort, slots };
         let finishing = async {
@@ -156,6 +201,9 @@ impl<'a> Run<'a> {
         // Retries of events in flight need fresh tokens.
         drop(background);
         let summary = summary.context("cannot report")?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
         Ok(summary.is_complete())
     }
 }

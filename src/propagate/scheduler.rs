@@ -8,11 +8,11 @@ use tokio::task::JoinSet;
 
 use super::attempt::Report;
 use super::clock::Clock;
+use super::dispatch::Dispatch;
+use super::feed::{Feed, Next};
 use super::metrics::Metrics;
 use super::sender::Sender;
 use super::settings::Settings;
-use super::source::{Next, Source};
-use crate::core::outgoing::Outgoing;
 use crate::core::schedule::{RecordedSchedule, Schedule, Tick};
 
 /// Bounds how many events are in flight. Clones share the slots.
@@ -41,9 +41,9 @@ impl Slots {
 }
 
 pub struct Scheduler {
-    source: Source,
-    /// An event that was taken from the source and waits for its tick.
-    pending: Option<Arc<Outgoing>>,
+    feed: Feed,
+    /// An event that was taken from the feed and waits for its tick.
+    pending: Option<Dispatch>,
     /// How many more events to send.
     remaining: u64,
     schedule: Schedule,
@@ -59,17 +59,19 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
+    /// Sends at most `count` events.
     pub fn new(
         settings: &Settings,
-        source: Source,
+        feed: Feed,
+        count: Option<u64>,
         sender: Sender,
         reports: mpsc::Sender<Report>,
         metrics: Metrics,
     ) -> anyhow::Result<Scheduler> {
         Ok(Scheduler {
-            source,
+            feed,
             pending: None,
-            remaining: settings.count.unwrap_or(u64::MAX),
+            remaining: count.unwrap_or(u64::MAX),
             schedule: Schedule::new(Instant::now(), settings.period, settings.max_lateness),
             recorded: settings.recorded_speed.map(|speed| RecordedSchedule::new(Instant::now(), speed)),
             clock: Clock::start()?,
@@ -94,44 +96,48 @@ impl Scheduler {
     ///
     /// A tick that comes while all slots are taken is missed; the event waits for the next one. Of a recorded schedule no
     /// tick is missed. No tick is missed by waiting for standard input. Cancelling loses nothing: see [`Scheduler::finish`].
-    pub async fn send_events(&mut self) {
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub async fn send_events(&mut self) -> anyhow::Result<()> {
         // The first line of standard input may be long in coming: the schedule starts with it.
-        if self.remaining > 0 && self.take_event().await {
+        if self.remaining > 0 && self.take_event().await? {
             let now = Instant::now();
             self.schedule.restart(now);
             self.recorded.iter_mut().for_each(|recorded| recorded.restart(now));
         }
-        while self.remaining > 0 && self.take_event().await {
+        while self.remaining > 0 && self.take_event().await? {
             let slot = self.wait_for_slot().await;
             let tick = self.wait_for_tick().await;
-            let Some(event) = self.pending.take() else { continue };
+            let Some(dispatch) = self.pending.take() else { continue };
             self.remaining -= 1;
             let sender = Arc::clone(&self.sender);
             self.deliveries.spawn(async move {
-                sender.deliver(event, tick.scheduled).await;
+                sender.deliver(dispatch, tick.scheduled).await;
                 drop(slot);
             });
             while self.deliveries.try_join_next().is_some() {}
         }
+        Ok(())
     }
 
     /// Makes sure that an event is pending; false where there are no more.
-    async fn take_event(&mut self) -> bool {
+    async fn take_event(&mut self) -> anyhow::Result<bool> {
         while self.pending.is_none() {
             // Room for a report first: what is read and cannot be reported would be lost where this is cancelled.
             let report = self.reports.reserve().await;
-            match self.source.next().await {
-                Next::Event { event, waited } => {
-                    self.pending = Some(event);
+            match self.feed.next().await? {
+                Next::Event { dispatch, waited } => {
+                    self.pending = Some(dispatch);
                     if waited {
                         self.schedule.skip(Instant::now());
                     }
                 }
                 Next::Invalid(problem) => drop(report.map(|report| report.send(Report::Invalid(problem)))),
-                Next::End => return false,
+                Next::End => return Ok(false),
             }
         }
-        true
+        Ok(true)
     }
 
     async fn wait_for_slot(&mut self) -> OwnedSemaphorePermit {
@@ -149,8 +155,8 @@ impl Scheduler {
 
     async fn wait_for_tick(&mut self) -> Tick {
         if let Some(recorded) = &mut self.recorded {
-            let event = self.pending.as_ref();
-            let scheduled = recorded.due(event.and_then(|event| event.envelope.received_at));
+            let recorded_at = self.pending.as_ref().and_then(|pending| pending.event.envelope.received_at);
+            let scheduled = recorded.due(recorded_at);
             self.clock.sleep_until(scheduled).await;
             return Tick { scheduled, missed: 0 };
         }
@@ -172,11 +178,8 @@ impl Scheduler {
     ///
     /// What was read from standard input and not sent is reported as undelivered.
     pub async fn finish(mut self) -> u64 {
-        for unsent in self.source.unsent(self.pending.take()).await {
-            let _ = self
-                .reports
-                .send(unsent.map_or_else(Report::Invalid, |event| Report::Abandoned(event, None)))
-                .await;
+        for unsent in self.feed.unsent(self.pending.take()).await {
+            let _ = self.reports.send(unsent.map_or_else(Report::Invalid, Report::Abandoned)).await;
         }
         while self.deliveries.join_next().await.is_some() {}
         self.missed_ticks

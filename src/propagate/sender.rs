@@ -1,7 +1,6 @@
 //! Delivers one event: sends it, and retries transient failures.
 
 use std::env;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
@@ -11,9 +10,9 @@ use hyper::{Method, Request, StatusCode, Uri};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use super::attempt::{Attempt, Fate, Report};
+use super::dispatch::Dispatch;
 use super::reason::reason_of;
 use super::settings::{EventFormat, Settings};
 use crate::auth::login::Authorization;
@@ -21,7 +20,6 @@ use crate::auth::signature::standard::{self, SigningKey};
 use crate::auth::token_source::FetchError;
 use crate::client::{self, Endpoint, HttpClient, is_transient, retry_after};
 use crate::core::backoff::Backoff;
-use crate::core::outgoing::Outgoing;
 use crate::core::timestamp::Timestamp;
 use crate::core::trace::{TraceParent, is_trace_state};
 
@@ -94,13 +92,12 @@ impl Sender {
     }
 
     /// Sends an event that is due now until it is delivered, rejected, or abandoned.
-    pub async fn deliver(&self, event: Arc<Outgoing>, scheduled: Instant) {
+    pub async fn deliver(&self, dispatch: Dispatch, scheduled: Instant) {
         let mut aborted = self.aborted.clone();
-        let key = event.envelope.key.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
-        let key: Arc<str> = key.into();
+        let Dispatch { event, key, .. } = &dispatch;
         let body = match self.format {
             EventFormat::Object => Bytes::copy_from_slice(event.body.as_bytes()),
-            EventFormat::Cloudevents => event.in_cloud_event(&key).into(),
+            EventFormat::Cloudevents => event.in_cloud_event(key).into(),
         };
         let jitter = scheduled.elapsed();
         let mut token_renewed = false;
@@ -110,7 +107,7 @@ impl Sender {
             let sent = Instant::now();
             let reply = tokio::select! {
                 biased;
-                reply = self.post(body.clone(), &key, trace) => reply,
+                reply = self.post(body.clone(), key, trace) => reply,
                 () = is_set(&mut aborted) => Reply::aborted(),
             };
             let (latency, latency_from_schedule) = (sent.elapsed(), scheduled.elapsed());
@@ -121,8 +118,7 @@ impl Sender {
                 () = is_set(&mut aborted) => Ok(Fate::Undelivered),
             };
             let attempt = Attempt {
-                event: Arc::clone(&event),
-                key: Arc::clone(&key),
+                dispatch: dispatch.clone(),
                 jitter,
                 latency,
                 latency_from_schedule,
@@ -135,7 +131,7 @@ impl Sender {
             let Err(wait) = decision else { return };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = is_set(&mut aborted) => return self.report(Report::Abandoned(event, Some(key))).await,
+                () = is_set(&mut aborted) => return self.report(Report::Abandoned(dispatch)).await,
             }
         }
     }

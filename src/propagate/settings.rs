@@ -35,6 +35,7 @@ pub struct Settings {
     /// Signs each request by Standard Webhooks.
     pub signing_key: Option<SigningKey>,
     pub dead_letter: Option<PathBuf>,
+    pub journal: Option<PathBuf>,
     pub dry_run: bool,
     pub drain_timeout: Duration,
     /// The address to serve metrics at.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -79,11 +80,26 @@ impl Source {
         }
     }
 
-    /// Stops reading standard input. Returns what was read and not sent, `pending` first, and the problems in between.
-    pub async fn unsent(&mut self, pending: Option<Arc<Outgoing>>) -> Vec<Result<Arc<Outgoing>, String>> {
+    /// The next event, if there is one without waiting.
+    pub fn try_next(&mut self) -> Option<Next> {
+        match self {
+            Source::File(file) => Some(Next::Event { event: file.next(), waited: false }),
+            Source::Stdin(stdin) => stdin.try_next(),
+        }
+    }
+
+    /// Draws events that earlier runs have drawn.
+    pub fn pass_over(&mut self, events: u64) {
+        if let Source::File(file) = self {
+            (0..events).for_each(|_| drop(file.next()));
+        }
+    }
+
+    /// Stops reading standard input. Returns what was read and not sent, and the problems in between.
+    pub async fn unsent(&mut self) -> Vec<Result<Arc<Outgoing>, String>> {
         match self {
             Source::File(_) => Vec::new(),
-            Source::Stdin(stdin) => pending.into_iter().map(Ok).chain(stdin.stop().await).collect(),
+            Source::Stdin(stdin) => stdin.stop().await,
         }
     }
 }
@@ -162,6 +178,15 @@ struct ReadAhead {
     _permit: OwnedSemaphorePermit,
 }
 
+impl ReadAhead {
+    fn into_next(self, waited: bool) -> Next {
+        match self.event {
+            Ok(event) => Next::Event { event, waited },
+            Err(problem) => Next::Invalid(problem),
+        }
+    }
+}
+
 /// An input that reports its end once it is stopped; what its reader has buffered by then is the last of it.
 struct Stoppable<R> {
     input: R,
@@ -190,14 +215,17 @@ impl StdinEvents {
     }
 
     async fn next(&mut self) -> Next {
-        let (read, waited) = match self.events.try_recv() {
-            Ok(read) => (Some(read), false),
-            Err(_) => (self.events.recv().await, true),
-        };
-        match read.map(|read| read.event) {
-            Some(Ok(event)) => Next::Event { event, waited },
-            Some(Err(problem)) => Next::Invalid(problem),
-            None => Next::End,
+        match self.try_next() {
+            Some(next) => next,
+            None => self.events.recv().await.map_or(Next::End, |read| read.into_next(true)),
+        }
+    }
+
+    fn try_next(&mut self) -> Option<Next> {
+        match self.events.try_recv() {
+            Ok(read) => Some(read.into_next(false)),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Next::End),
         }
     }
 

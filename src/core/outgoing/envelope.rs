@@ -84,11 +84,10 @@ fn checked_key(key: String) -> Result<String, String> {
 
 impl Outgoing {
     /// An envelope with the event, in one line: why it was not delivered, and under which key it was sent.
-    pub fn in_envelope(&self, key: Option<&str>, status: Option<u16>, reason: Option<&str>) -> String {
+    pub fn in_envelope(&self, key: &str, status: Option<u16>, reason: Option<&str>) -> String {
         let mut line = format!(r#"{{"{MARK}":{VERSION},"event":{}"#, self.in_one_line());
-        let key = key.or(self.envelope.key.as_deref()).map(|key| json!(key));
         let members = [
-            ("key", key),
+            ("key", Some(json!(key))),
             ("status", status.map(|status| json!(status))),
             ("reason", reason.map(|reason| json!(reason))),
         ];
@@ -133,7 +132,7 @@ mod tests {
     #[test]
     fn what_was_not_delivered_is_read_back_with_its_key() {
         let event = Outgoing::parse_file(b"{\"a\":\n 1}").unwrap().remove(0);
-        let line = event.in_envelope(Some("k"), Some(503), Some("a \"b\"\n"));
+        let line = event.in_envelope("k", Some(503), Some("a \"b\"\n"));
         assert!(!line.contains('\n'), "{line}");
         let read = Outgoing::parse_file(line.as_bytes()).unwrap().remove(0);
         assert_eq!((read.body.as_str(), read.envelope.key.as_deref()), ("{\"a\":  1}", Some("k")));

@@ -39,6 +39,17 @@ impl Outgoing {
         Ok(events)
     }
 
+    /// An event that a journal has.
+    ///
+    /// # Errors
+    /// The text is no object.
+    pub fn recorded(text: String) -> Result<Outgoing, String> {
+        if !text.starts_with('{') || serde_json::from_str::<&RawValue>(&text).is_err() {
+            return Err("an event in it is no object".to_owned());
+        }
+        Ok(Outgoing { event_type: type_of(&text), body: text, envelope: Envelope::default() })
+    }
+
     /// The object as a line of NDJSON: unchanged except for line breaks between its members.
     pub fn in_one_line(&self) -> String {
         self.body.replace(['\n', '\r'], " ")
@@ -58,14 +69,18 @@ impl Outgoing {
     /// The object is an envelope, and a wrong one.
     fn new(object: &str) -> Result<Outgoing, String> {
         let (body, envelope) = opened(object)?.unwrap_or_else(|| (object, Envelope::default()));
-        #[derive(Deserialize)]
-        struct Named {
-            event_type: String,
-        }
-        let named: Result<Named, _> = serde_json::from_str(body);
-        let event_type = named.map_or_else(|_| "-".to_owned(), |named| excerpt(&named.event_type, 64));
-        Ok(Outgoing { body: body.to_owned(), event_type, envelope })
+        Ok(Outgoing { body: body.to_owned(), event_type: type_of(body), envelope })
     }
+}
+
+/// The type of an event, for display.
+fn type_of(body: &str) -> String {
+    #[derive(Deserialize)]
+    struct Named {
+        event_type: String,
+    }
+    let named: Result<Named, _> = serde_json::from_str(body);
+    named.map_or_else(|_| "-".to_owned(), |named| excerpt(&named.event_type, 64))
 }
 
 /// Iterates over the objects of a text, in order: JSON values in sequence, with or without line breaks between them, and the

@@ -38,7 +38,7 @@ impl Layout {
         let head = format!(
             "{} {} {:>9.1} ms",
             Timestamp::now(),
-            padded(&attempt.event.event_type, TYPE_WIDTH),
+            padded(&attempt.dispatch.event.event_type, TYPE_WIDTH),
             milliseconds(attempt.latency),
         );
         let mut parts = vec![
@@ -118,7 +118,7 @@ fn outcome_of(attempt: &Attempt) -> &'static str {
 pub fn json_line(attempt: &Attempt, window: &Window, total: u64) -> String {
     json!({
         "time": Timestamp::now(),
-        "event_type": attempt.event.event_type,
+        "event_type": attempt.dispatch.event.event_type,
         "latency_ms": milliseconds(attempt.latency),
         "jitter_ms": milliseconds(attempt.jitter),
         "status": attempt.status.as_ref().ok(),

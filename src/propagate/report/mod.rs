@@ -2,10 +2,10 @@
 //!
 //! A thread prints, so that a slow terminal or pipe does not delay the schedule.
 
-mod dead_letters;
 mod lines;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -15,13 +15,17 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use self::dead_letters::DeadLetters;
 use self::lines::{Layout, json_line, milliseconds, terminal_width};
 use super::attempt::{Attempt, Fate, Report};
+use super::dispatch::Dispatch;
+use super::journal::OutcomeLog;
+use super::line_file::LineFile;
 use super::metrics::Metrics;
 use super::settings::{ReportFormat, Settings};
+use crate::core::journal::Outcome;
 use crate::core::measurement::{Summary, Window};
 use crate::core::text::printable_json;
+use crate::error::Hint;
 use crate::logging::{allows_color, write_within};
 
 /// The most reports that wait to be printed; beyond that, sending waits.
@@ -34,8 +38,12 @@ pub struct Reporter {
 
 impl Reporter {
     /// Starts the thread, which ends when every sender of reports is dropped.
-    pub fn start(settings: &Settings, metrics: Metrics) -> anyhow::Result<(Reporter, mpsc::Sender<Report>)> {
-        let dead_letters = settings.dead_letter.as_deref().map(DeadLetters::open).transpose()?;
+    pub fn start(
+        settings: &Settings,
+        metrics: Metrics,
+        outcomes: Option<OutcomeLog>,
+    ) -> anyhow::Result<(Reporter, mpsc::Sender<Report>)> {
+        let dead_letters = settings.dead_letter.as_deref().map(open_dead_letters).transpose()?;
         let (tx, rx) = mpsc::channel(REPORTS_AHEAD);
         let (tell_closed, output_closed) = oneshot::channel();
         let on_terminal = io::stdout().is_terminal();
@@ -49,6 +57,7 @@ impl Reporter {
                 tell_closed: Some(tell_closed),
             },
             dead_letters,
+            outcomes,
             progress: progress_of(settings),
             window: Window::default(),
             responses: 0,
@@ -137,7 +146,9 @@ struct Printer {
     quiet: bool,
     layout: Layout,
     output: Output,
-    dead_letters: Option<DeadLetters>,
+    dead_letters: Option<LineFile>,
+    /// Where the journal learns what became of events.
+    outcomes: Option<OutcomeLog>,
     progress: Option<Progress>,
     window: Window,
     responses: u64,
@@ -153,6 +164,7 @@ impl Printer {
             for report in batch.drain(..) {
                 self.handle(report);
             }
+            self.outcomes.iter_mut().for_each(OutcomeLog::flush);
             self.flush();
         }
         if let Some(progress) = &self.progress {
@@ -164,10 +176,10 @@ impl Printer {
     fn handle(&mut self, report: Report) {
         match report {
             Report::Attempt(attempt) => self.handle_attempt(&attempt),
-            Report::Abandoned(event, key) => {
+            Report::Abandoned(Dispatch { event, key, .. }) => {
                 self.summary.undelivered += 1;
                 self.metrics.record_fate(Fate::Undelivered);
-                self.write_dead_letter(event.in_envelope(key.as_deref(), None, None));
+                self.write_dead_letter(event.in_envelope(&key, None, None));
             }
             Report::Invalid(problem) => {
                 self.summary.rejected += 1;
@@ -189,10 +201,17 @@ impl Printer {
             };
             self.output.write(|stdout| writeln!(stdout, "{line}"));
         }
+        let status = attempt.status.as_ref().ok().copied();
+        if let (Some(outcomes), Some(number)) = (&mut self.outcomes, attempt.dispatch.number) {
+            match attempt.fate {
+                Some(Fate::Delivered) => outcomes.note(number, Outcome::Delivered, status),
+                Some(Fate::Rejected) => outcomes.note(number, Outcome::Rejected, status),
+                Some(Fate::Undelivered) | None => {}
+            }
+        }
         if matches!(attempt.fate, Some(Fate::Rejected | Fate::Undelivered)) {
-            let Attempt { event, key, status, .. } = attempt;
-            let status = status.as_ref().ok().copied();
-            self.write_dead_letter(event.in_envelope(Some(key), status, attempt.failure()));
+            let Dispatch { event, key, .. } = &attempt.dispatch;
+            self.write_dead_letter(event.in_envelope(key, status, attempt.failure()));
         }
     }
 
@@ -221,7 +240,7 @@ impl Printer {
     /// Appends the envelope of an event to the dead-letter file, or prints it on standard error if that fails.
     fn write_dead_letter(&mut self, envelope: String) {
         let Some(file) = &mut self.dead_letters else { return };
-        let Err(error) = file.append(&envelope) else { return };
+        let Err(error) = file.append(&format!("{envelope}\n")) else { return };
         warn!("cannot write dead letters to `{}`, and prints them here: {error}", file.path().display());
         let line = printable_json(&envelope) + "\n";
         // If nobody reads standard error either, the exit status still says that something is missing.
@@ -239,6 +258,14 @@ impl Printer {
         progress.bar.set_position(if progress.counts_events { done } else { elapsed });
         progress.bar.suspend(|| self.output.write(Write::flush));
     }
+}
+
+/// # Errors
+/// The file cannot be written.
+fn open_dead_letters(path: &Path) -> anyhow::Result<LineFile> {
+    LineFile::open(path)
+        .with_context(|| format!("cannot write dead letters to `{}`", path.display()))
+        .hint("name a file that you may write to with --dead-letter")
 }
 
 fn write_summary(output: &mut impl Write, summary: &Summary) -> io::Result<()> {

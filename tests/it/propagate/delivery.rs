@@ -230,7 +230,7 @@ enum Cut {
 }
 
 /// A proxy that cuts connections at random, and takes keys away if told to.
-fn start_proxy(server: SocketAddr, seed: u64, with_keys: bool) -> SocketAddr {
+pub fn start_proxy(server: SocketAddr, seed: u64, with_keys: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let random = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));

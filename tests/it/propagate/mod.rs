@@ -5,6 +5,7 @@ mod delivery;
 mod endings;
 mod figures;
 mod input;
+mod journal;
 mod proxy;
 mod refusals;
 mod report;
