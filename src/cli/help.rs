@@ -5,7 +5,7 @@ use clap::{Arg, Command};
 use super::manual::pages::examples_of;
 
 /// Groups of options; those that stand in none are about what the subcommand is for.
-const GROUPS: [(&str, &[&str]); 17] = [
+const GROUPS: [(&str, &[&str]); 18] = [
     ("Network", &["port", "host", "listen", "trusted-proxy", "allowed-host", "allow-origin"]),
     ("Server", &["endpoint", "header", "health"]),
     ("Store", &["db", "read-db", "from", "require-replicas", "allow-weak-durability", "allow-unordered-ids"]),
@@ -13,6 +13,7 @@ const GROUPS: [(&str, &[&str]); 17] = [
     ("Schedule", &["period", "pace", "speed", "max-in-flight", "max-lateness"]),
     ("Delivery", &["retries", "format", "sign-secret-file", "dead-letter", "journal"]),
     ("Work", &["subscription", "exec", "claim", "parallel"]),
+    ("Verification", &["verify", "read-command"]),
     ("Selection", &["lines", "after", "type", "since", "until", "follow", "stats", "alerts"]),
     (
         "Limits",

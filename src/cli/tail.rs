@@ -1,5 +1,7 @@
 //! The settings of `tail`.
 
+use std::path::PathBuf;
+
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 
@@ -14,7 +16,7 @@ use crate::error::hinted;
 use crate::store::StoreLocation;
 use crate::tail::{
     Color, Content, EventFormat, Lines, OutputSettings, ServiceSettings, Settings, SourceSettings,
-    WorkSettings,
+    VerifySettings, WorkSettings,
 };
 
 #[derive(Debug, Args)]
@@ -67,6 +69,17 @@ pub struct TailOptions {
     /// Show alerts instead: the deliveries to channels and their state
     #[arg(long, conflicts_with_all = ["follow", "after", "event_type", "since", "until"])]
     alerts: bool,
+
+    /// Compare instead what the journal of a propagate says with what is stored: exit 3
+    /// if an acknowledged event is missing, changed or stored twice. With --follow
+    /// again and again
+    #[arg(long, value_name = "JOURNAL", conflicts_with_all = ["stats", "alerts", "lines", "after", "event_type", "since", "until", "subscription"])]
+    verify: Option<PathBuf>,
+
+    /// Shell command that prints what is stored, as NDJSON, for --verify of a receiver
+    /// that is no eventctl
+    #[arg(long, value_name = "COMMAND", requires = "verify")]
+    read_command: Option<String>,
 
     /// Work events off instead: hand each to --exec, and acknowledge it in this
     /// subscription, which begins with all events, or those of --type, --after and
@@ -144,6 +157,8 @@ impl TailOptions {
             claim,
             parallel,
         });
+        let read_command = self.read_command;
+        let verify = self.verify.map(|journal| VerifySettings { journal, read_command });
         let content = match (self.alerts, self.stats) {
             (true, _) => Content::Alerts,
             (false, true) => Content::Statistics,
@@ -157,6 +172,7 @@ impl TailOptions {
             event_type: self.event_type,
             since: self.since,
             until: self.until,
+            verify,
             work,
             output: OutputSettings { content, format: self.output, color: self.color },
         })

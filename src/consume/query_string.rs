@@ -5,6 +5,7 @@ use std::str::FromStr;
 use crate::core::glob::Glob;
 use crate::core::query::{Query, parse_position};
 use crate::core::text::excerpt;
+use crate::store::backend::IdempotencyKey;
 
 /// How many events a page has unless the query string says otherwise.
 const DEFAULT_LIMIT: usize = 100;
@@ -15,15 +16,19 @@ const MAXIMUM_LIMIT: usize = 1000;
 /// The longest part of an untrusted text that a message repeats, in characters.
 const EXCERPT_LIMIT: usize = 64;
 
-/// The query of `GET /event`: `limit`, `after`, `before`, `type`, `since` and `until`, each at most once.
+/// The query of `GET /event`: `limit`, `after`, `before`, `type`, `key`, `since` and `until`, each at most once.
 pub fn parse_page_query(text: &str) -> Result<Query, String> {
     let mut query = Query { limit: DEFAULT_LIMIT, ..Query::default() };
-    for_each_parameter(text, "limit, after, before, type, since, until", |name, value| {
+    for_each_parameter(text, "limit, after, before, type, key, since, until", |name, value| {
         let explain = |error: String| bad_parameter(name, &error);
         match name {
             "after" => query.after = Some(parse(name, value, "an id such as `17`")?),
             "before" => query.before = Some(parse(name, value, "an id such as `17`")?),
             "type" => query.types = Some(value.parse().map_err(explain)?).into(),
+            "key" => {
+                query.key =
+                    Some(IdempotencyKey::parse(value).map_err(|expected| bad_parameter(name, &expected))?)
+            }
             "since" => query.since = Some(value.parse().map_err(explain)?),
             "until" => query.until = Some(value.parse().map_err(explain)?),
             "limit" => query.limit = parse(name, value, "a number from 1 to 1000")?,

@@ -11,6 +11,8 @@ pub struct Query {
     /// Only ids below this one.
     pub before: Option<i64>,
     pub types: TypeFilter,
+    /// Only those of the request with this idempotency key.
+    pub key: Option<String>,
     /// Only events received at or after this instant.
     pub since: Option<Timestamp>,
     /// Only events received before this instant.

@@ -184,6 +184,22 @@ impl IdempotencyKey {
     /// The longest key, in bytes.
     pub const LIMIT_BYTES: usize = 255;
 
+    /// A key as a client gives it: printable ASCII, and no space first.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn parse(text: &str) -> Result<String, String> {
+        let is_printable = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+        let fits = (1..=IdempotencyKey::LIMIT_BYTES).contains(&text.len()) && !text.starts_with(' ');
+        match is_printable && fits {
+            true => Ok(text.to_owned()),
+            false => Err(format!(
+                "expected one Idempotency-Key of 1 to {} printable ASCII characters",
+                IdempotencyKey::LIMIT_BYTES
+            )),
+        }
+    }
+
     /// A key that is derived from what a request holds. It stands for a request whatever its body, and begins with a space,
     /// as no key of a client does. Parts that do not fit are hashed.
     pub fn of_parts(parts: &[&str]) -> IdempotencyKey {

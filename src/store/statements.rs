@@ -144,6 +144,12 @@ fn with_ids(statement: &str, values: &[Value], ids: &[i64]) -> (String, Vec<Valu
     (statement.replace("{ids}", &places), values.iter().cloned().chain(ids).collect())
 }
 
+/// Conditions of the events of the request with a key, of which each has it as its value.
+pub const OF_KEY: [&str; 2] = [
+    "id >= (SELECT first_id FROM idempotency_keys WHERE idempotency_key = ?)",
+    "id < (SELECT first_id + event_count FROM idempotency_keys WHERE idempotency_key = ?)",
+];
+
 /// The last id that a store in SQLite has given to an event.
 pub const LAST_ID_IN_SQLITE: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
 

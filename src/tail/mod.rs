@@ -4,6 +4,7 @@ mod printer;
 mod remote;
 mod settings;
 mod stats;
+mod verify;
 mod worker;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -19,7 +20,7 @@ pub use self::printer::Printer;
 use self::remote::{Interruption, Message, Remote};
 pub use self::settings::{
     Color, Content, EventFormat, Lines, OutputSettings, ServiceSettings, Settings, SourceSettings,
-    WorkSettings,
+    VerifySettings, WorkSettings,
 };
 use crate::core::backoff::Backoff;
 use crate::core::event::StoredEvent;
@@ -58,7 +59,21 @@ pub fn run(settings: &Settings) -> anyhow::Result<bool> {
     if let Some(work) = &settings.work {
         return worker::run(settings, work);
     }
+    if let Some(verify) = &settings.verify {
+        return verify_journal(settings, verify);
+    }
     show(settings).map(|()| true)
+}
+
+/// Compares a journal with the source, unless a command reads what is stored.
+fn verify_journal(settings: &Settings, verify: &VerifySettings) -> anyhow::Result<bool> {
+    let (follow, format) = (settings.follow, settings.output.format);
+    if verify.read_command.is_some() {
+        return verify::run(verify, follow, format, None);
+    }
+    let mut source = Source::open(&settings.source)?;
+    let verified = verify::run(verify, follow, format, Some(source.reader()));
+    source.explain(verified)
 }
 
 fn show(settings: &Settings) -> anyhow::Result<()> {
@@ -66,10 +81,7 @@ fn show(settings: &Settings) -> anyhow::Result<()> {
     if let (Content::Alerts, SourceSettings::Store(location)) = (settings.output.content, &settings.source) {
         return show_alerts(settings, location).with_context(cannot_show);
     }
-    let mut source = match &settings.source {
-        SourceSettings::Store(location) => Source::Store(store::open_reader(location)?),
-        SourceSettings::Service(service) => Source::Remote(Box::new(Remote::open(service)?)),
-    };
+    let mut source = Source::open(&settings.source)?;
     let mut printer = printer_to_stdout(settings);
     if settings.output.content == Content::Statistics {
         let shown = show_statistics(settings, source.reader(), &mut printer);
@@ -112,6 +124,13 @@ enum Source {
 }
 
 impl Source {
+    fn open(settings: &SourceSettings) -> anyhow::Result<Source> {
+        Ok(match settings {
+            SourceSettings::Store(location) => Source::Store(store::open_reader(location)?),
+            SourceSettings::Service(service) => Source::Remote(Box::new(Remote::open(service)?)),
+        })
+    }
+
     fn reader(&mut self) -> &mut dyn EventReader {
         match self {
             Source::Store(reader) => reader.as_mut(),

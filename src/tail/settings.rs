@@ -1,6 +1,7 @@
 //! What to show, and how.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -22,6 +23,8 @@ pub struct Settings {
     pub since: Option<LocalTimestamp>,
     pub until: Option<LocalTimestamp>,
     pub output: OutputSettings,
+    /// Compares the journal of a sender with the source instead.
+    pub verify: Option<VerifySettings>,
     /// Works events off instead of showing them.
     pub work: Option<WorkSettings>,
 }
@@ -36,6 +39,14 @@ impl Settings {
             ..Query::default()
         }
     }
+}
+
+/// A journal that is compared with what a receiver has stored.
+#[derive(Debug)]
+pub struct VerifySettings {
+    pub journal: PathBuf,
+    /// Prints what is stored, in place of the store.
+    pub read_command: Option<String>,
 }
 
 /// Which events are worked off, and by what.

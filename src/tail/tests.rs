@@ -53,6 +53,7 @@ fn settings() -> Settings {
         event_type: None,
         since: None,
         until: None,
+        verify: None,
         work: None,
         output: OutputSettings { content: Content::Events, format: EventFormat::Json, color: Color::Never },
     }

@@ -114,16 +114,11 @@ impl Format {
 fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let key = value.to_str().unwrap_or_default();
-    let printable = key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    let fits = (1..=IdempotencyKey::LIMIT_BYTES).contains(&key.len()) && !key.starts_with(' ');
-    if !fits || !printable || values.next().is_some() {
-        return Err(Problem::bad_request(format!(
-            "expected one Idempotency-Key of 1 to {} printable ASCII characters",
-            IdempotencyKey::LIMIT_BYTES
-        )));
+    let key = IdempotencyKey::parse(value.to_str().unwrap_or_default()).map_err(Problem::bad_request)?;
+    match values.next() {
+        None => Ok(Some(key)),
+        Some(_) => Err(Problem::bad_request("expected one Idempotency-Key, and not several")),
     }
-    Ok(Some(key.to_owned()))
 }
 
 /// # Errors

@@ -3,7 +3,7 @@
 use super::super::backend::{PAGE_LIMIT_BYTES, Page};
 use super::super::cancellation::ReadDeadline;
 use super::super::error::DatabaseError;
-use super::super::statements::{Statements, Value, event_of};
+use super::super::statements::{OF_KEY, Statements, Value, event_of};
 use crate::core::event::StoredEvent;
 use crate::core::glob::{Glob, Token};
 use crate::core::query::Query;
@@ -78,6 +78,9 @@ fn select(query: &Query, limit: usize) -> (String, Vec<Value>) {
     };
     add("id > ?", query.after.map(Value::Number));
     add("id < ?", query.before.map(Value::Number));
+    for condition in OF_KEY {
+        add(condition, query.key.clone().map(Value::Text));
+    }
     add(LIKE, query.types.pattern.as_ref().map(|glob| Value::Text(like_pattern(glob))));
     add("received_at >= ?", query.since.map(|since| Value::Number(since.as_microseconds())));
     add("received_at < ?", query.until.map(|until| Value::Number(until.as_microseconds())));

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql};
 use super::super::backend::{EventReader, PAGE_LIMIT_BYTES, Page, StoreReader, StoreSize, Work};
 use super::super::cancellation::{Cancellation, ReadDeadline};
 use super::super::error::{Cause, DatabaseError, ReadError};
-use super::super::statements::{LAST_ID_IN_SQLITE, number};
+use super::super::statements::{LAST_ID_IN_SQLITE, OF_KEY, number};
 use super::super::statistics::{Statistics, statistics};
 use super::open::{FileIdentities, ReadConnection, file_is_gone, log_of, open_to_read};
 use crate::core::event::StoredEvent;
@@ -58,6 +58,12 @@ impl SqliteReader {
                 conditions.push("event_type = ?");
                 literal = event_type.as_str();
                 parameters.push(&literal);
+            }
+        }
+        if let Some(key) = &query.key {
+            for condition in OF_KEY {
+                conditions.push(condition);
+                parameters.push(key);
             }
         }
         if let Some(timestamp) = query.since {

@@ -151,6 +151,7 @@ impl Remote {
         append("after", query.after.map(|id| id.to_string()));
         append("before", query.before.map(|id| id.to_string()));
         append("type", query.types.pattern.as_ref().map(Glob::to_string));
+        append("key", query.key.clone());
         append("since", query.since.as_ref().map(Timestamp::to_string));
         append("until", query.until.as_ref().map(Timestamp::to_string));
         let response = self.get(&target.finish())?;

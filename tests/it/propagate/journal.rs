@@ -74,7 +74,7 @@ impl Target {
 
 /// Kills sender and receiver in turn; returns how many events there are, and the payloads that are stored.
 fn sent_through_kills(journal: &[&str], rounds: usize) -> (usize, Vec<usize>) {
-    let events = rounds * 40;
+    let events = rounds * 20;
     let sender = tempdir().unwrap();
     write_events(sender.path(), events);
     let mut target = Target::start();

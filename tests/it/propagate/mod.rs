@@ -81,7 +81,7 @@ fn arguments<'a>(endpoint: &'a str, further: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// Sends the events of `events.json` to a URL.
-fn run(directory: &Path, endpoint: &str, further: &[&str]) -> Run {
+pub fn run(directory: &Path, endpoint: &str, further: &[&str]) -> Run {
     let mut command = assert_eventctl(directory);
     Run::new(&command.args(arguments(endpoint, further)).timeout(PATIENCE).output().unwrap())
 }

@@ -55,7 +55,7 @@ fn every_command_of_the_readme_works() {
     let directory = folder();
     run_scripts(&Document::read("README.md"), directory.path());
     let events = fs::read_to_string(directory.path().join("events.csv")).unwrap();
-    assert_eq!(events.lines().count(), 1 + 1 + 5 + 3, "{events}");
+    assert_eq!(events.lines().count(), 1 + 1 + 5 + 3 + 7, "{events}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod database;
 mod deletion;
 mod events;
 mod hooks;
+mod journals;
 mod keys;
 mod listing;
 mod lost;

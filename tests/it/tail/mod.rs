@@ -3,6 +3,7 @@
 mod media;
 mod remote;
 mod stats;
+mod verify;
 mod worker;
 
 use std::fs;
