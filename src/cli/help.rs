@@ -10,7 +10,10 @@ const GROUPS: [(&str, &[&str]); 18] = [
     ("Server", &["endpoint", "header", "health"]),
     ("Store", &["db", "read-db", "from", "require-replicas", "allow-weak-durability", "allow-unordered-ids"]),
     ("Input", &["file", "order", "seed", "count", "duration", "dry-run"]),
-    ("Schedule", &["period", "pace", "speed", "max-in-flight", "max-lateness"]),
+    (
+        "Schedule",
+        &["period", "rate", "arrivals", "start-at", "pace", "speed", "max-in-flight", "max-lateness"],
+    ),
     ("Delivery", &["retries", "format", "sign-secret-file", "dead-letter", "journal"]),
     ("Work", &["subscription", "exec", "claim", "parallel"]),
     ("Verification", &["verify", "read-command"]),

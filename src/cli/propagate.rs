@@ -1,7 +1,7 @@
 //! The options of `propagate`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -12,8 +12,10 @@ use crate::auth::login::LoginSettings;
 use crate::auth::signature::standard::signing_key;
 use crate::client::Endpoint;
 use crate::core::duration::{parse_duration, parse_positive_duration};
+use crate::core::rate::RateProfile;
+use crate::core::timestamp::{LocalTimestamp, Timestamp};
 use crate::error::hinted;
-use crate::propagate::{EventFormat, Header, Order, Pace, ReportFormat, Settings};
+use crate::propagate::{Arrivals, EventFormat, Header, Order, Pace, ReportFormat, Settings};
 use crate::secret::Secret;
 
 const SIGN_SECRET_FILE: &str = "--sign-secret-file";
@@ -30,6 +32,20 @@ pub struct PropagateOptions {
         allow_negative_numbers = true
     )]
     period: Duration,
+
+    /// How many events to send over time, in place of --period: 500/s, 30/m, or
+    /// several, such as `0/s..2000/s over 30s, 2000/s for 2m`, after which the run ends
+    #[arg(long, value_name = "RATE")]
+    rate: Option<RateProfile>,
+
+    /// How sends are spread over time
+    #[arg(long, value_enum, default_value_t = Arrivals::Constant)]
+    arrivals: Arrivals,
+
+    /// Begin at this time, so that several senders begin together:
+    /// `2024-01-15T12:00:00Z`, Unix seconds, or local time
+    #[arg(long, value_name = "WHEN")]
+    start_at: Option<LocalTimestamp>,
 
     /// Send one event every --period, or the envelopes of standard input with the gaps
     /// between their `received_at`
@@ -168,6 +184,9 @@ impl PropagateOptions {
         }
         Ok(Settings {
             period: self.period,
+            rate: self.rate,
+            arrivals: self.arrivals,
+            start_at: self.start_at.as_ref().map(instant_of).transpose()?,
             recorded_speed: is_recorded.then_some(self.speed),
             endpoint: self.endpoint,
             file: self.file,
@@ -195,6 +214,19 @@ impl PropagateOptions {
             tls: self.tls.into_settings()?,
         })
     }
+}
+
+/// The time of the wall clock on the monotonic one.
+///
+/// # Errors
+/// It is over.
+fn instant_of(at: &LocalTimestamp) -> anyhow::Result<Instant> {
+    let now = Timestamp::now();
+    if at.timestamp < now {
+        let problem = format!("`--start-at` is over: {}", at.timestamp);
+        return Err(hinted(problem, "give a time that is to come, such as 2026-01-15T12:00:00Z"));
+    }
+    Ok(Instant::now() + at.timestamp.since(now))
 }
 
 fn parse_speed(text: &str) -> Result<f64, String> {

@@ -17,6 +17,7 @@ pub mod network;
 pub mod origin;
 pub mod outgoing;
 pub mod query;
+pub mod rate;
 pub mod schedule;
 pub mod text;
 pub mod timestamp;

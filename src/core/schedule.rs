@@ -1,10 +1,124 @@
 //! The schedule: when the n-th send is due.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::rate::RateProfile;
 use super::timestamp::Timestamp;
 
-/// Ticks at `start` + n × `period` on the monotonic clock, for n from 0.
+/// When ticks are, relative to the start.
+#[derive(Debug)]
+pub enum Ticks {
+    /// At n × period, for n from 0.
+    Every(Duration),
+    /// As many as a rate has.
+    At(RateProfile),
+    /// The same on average, at random: a Poisson process.
+    Random(RandomTicks),
+}
+
+/// Sums of exponentially distributed gaps with a mean of one event.
+#[derive(Debug)]
+pub struct RandomTicks {
+    rate: RateProfile,
+    /// As it was in the beginning.
+    seed: fastrand::Rng,
+    random: fastrand::Rng,
+    /// The number of the first of `positions`.
+    first: u64,
+    /// From the first tick that may be asked for on.
+    positions: VecDeque<f64>,
+}
+
+impl RandomTicks {
+    pub fn new(rate: RateProfile, random: fastrand::Rng) -> RandomTicks {
+        RandomTicks { rate, seed: random.clone(), random, first: 0, positions: VecDeque::from([0.0]) }
+    }
+
+    /// Draws a tick more.
+    fn draw(&mut self) -> f64 {
+        let gap = -(1.0 - self.random.f64()).ln();
+        let position = self.positions.back().copied().unwrap_or_default() + gap;
+        self.positions.push_back(position);
+        position
+    }
+
+    /// Tick `n`, which is not before one that was forgotten.
+    fn position(&mut self, n: u64) -> f64 {
+        let index = usize::try_from(n.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        while self.positions.len() <= index {
+            self.draw();
+        }
+        self.positions[index]
+    }
+
+    fn time_of(&mut self, n: u64) -> Option<Duration> {
+        let position = self.position(n);
+        self.rate.time_of(position)
+    }
+
+    /// How many ticks there are up to a time, those included that were forgotten.
+    fn count_until(&mut self, time: Duration) -> u64 {
+        let position = self.rate.count_after(time);
+        while self.positions.back().is_none_or(|last| *last <= position) {
+            self.draw();
+        }
+        let mut count = self.first + self.positions.partition_point(|tick| *tick <= position) as u64;
+        // Rounding may put a tick on either side of its own time.
+        while count > self.first && self.time_of(count - 1).is_none_or(|at| at > time) {
+            count -= 1;
+        }
+        while self.time_of(count).is_some_and(|at| at <= time) {
+            count += 1;
+        }
+        count
+    }
+
+    fn forget_before(&mut self, n: u64) {
+        while self.first < n && self.positions.len() > 1 {
+            self.positions.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+impl Ticks {
+    /// When tick `n` is; `None` where there are no more.
+    fn offset(&mut self, n: u64) -> Option<Duration> {
+        match self {
+            // Exact to the nanosecond for 584 years.
+            Ticks::Every(period) => {
+                let nanoseconds = period.as_nanos().saturating_mul(u128::from(n));
+                Some(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+            }
+            Ticks::At(rate) => rate.time_of(n as f64),
+            Ticks::Random(ticks) => ticks.time_of(n),
+        }
+    }
+
+    /// How many ticks there are up to a time.
+    fn count_until(&mut self, time: Duration) -> u64 {
+        match self {
+            Ticks::Every(period) => {
+                u64::try_from(time.as_nanos() / period.as_nanos()).unwrap_or(u64::MAX - 1) + 1
+            }
+            Ticks::At(rate) => {
+                // Rounding may put a tick on either side of its own time.
+                let mut count = rate.count_after(time) as u64;
+                while count > 0 && rate.time_of(count as f64 - 1.0).is_none_or(|at| at > time) {
+                    count -= 1;
+                }
+                while rate.time_of(count as f64).is_some_and(|at| at <= time) {
+                    count += 1;
+                }
+                count
+            }
+            Ticks::Random(ticks) => ticks.count_until(time),
+        }
+    }
+}
+
+/// Ticks from a start on, on the monotonic clock.
 ///
 /// A tick that is late by less than `max_lateness` is still taken, and so is the newest tick that is due, however late it
 /// is. The others are missed: they are counted and skipped. So lateness never accumulates, and no burst catches up after a
@@ -12,7 +126,7 @@ use super::timestamp::Timestamp;
 #[derive(Debug)]
 pub struct Schedule {
     start: Instant,
-    period: Duration,
+    ticks: Ticks,
     max_lateness: Duration,
     next: u64,
 }
@@ -25,20 +139,23 @@ pub struct Tick {
 }
 
 impl Schedule {
-    /// A schedule whose first tick is due at `start`. Panics if the period is zero.
-    pub fn new(start: Instant, period: Duration, max_lateness: Duration) -> Schedule {
-        assert!(!period.is_zero(), "a schedule has a period");
-        Schedule { start, period, max_lateness, next: 0 }
+    /// A schedule whose first tick is due at `start`, if not later. A period is above zero.
+    pub fn new(start: Instant, ticks: Ticks, max_lateness: Duration) -> Schedule {
+        Schedule { start, ticks, max_lateness, next: 0 }
     }
 
-    /// Starts over: the first tick is due at `start`.
+    /// Starts over, with the same ticks.
     pub fn restart(&mut self, start: Instant) {
         self.start = start;
         self.next = 0;
+        if let Ticks::Random(ticks) = &mut self.ticks {
+            *ticks = RandomTicks::new(ticks.rate.clone(), ticks.seed.clone());
+        }
     }
 
-    pub fn next_due(&self) -> Instant {
-        self.start + self.offset(self.next)
+    /// When the next tick is due; `None` where there are no more.
+    pub fn next_due(&mut self) -> Option<Instant> {
+        self.start.checked_add(self.ticks.offset(self.next)?)
     }
 
     /// Takes the oldest tick that is due at `now` and not missed, if there is one.
@@ -46,37 +163,35 @@ impl Schedule {
         let newest = self.newest_due(now)?;
         // The first tick that is not too late.
         let in_time = match now.checked_duration_since(self.start + self.max_lateness) {
-            Some(elapsed) => self.whole_periods(elapsed) + 1,
+            Some(elapsed) => self.ticks.count_until(elapsed),
             None => 0,
         };
         let taken = in_time.max(self.next).min(newest);
         let missed = taken - self.next;
-        self.next = taken + 1;
-        Some(Tick { scheduled: self.start + self.offset(taken), missed })
+        let scheduled = self.start + self.ticks.offset(taken)?;
+        self.go_on_after(taken);
+        Some(Tick { scheduled, missed })
     }
 
     /// Skips all ticks that are due at `now`; returns how many.
     pub fn skip(&mut self, now: Instant) -> u64 {
         let Some(newest) = self.newest_due(now) else { return 0 };
         let skipped = newest + 1 - self.next;
-        self.next = newest + 1;
+        self.go_on_after(newest);
         skipped
     }
 
     /// The newest tick that is due, unless it has been taken.
-    fn newest_due(&self, now: Instant) -> Option<u64> {
-        let newest = self.whole_periods(now.checked_duration_since(self.start)?);
-        (newest >= self.next).then_some(newest)
+    fn newest_due(&mut self, now: Instant) -> Option<u64> {
+        let count = self.ticks.count_until(now.checked_duration_since(self.start)?);
+        (count > self.next).then(|| count - 1)
     }
 
-    fn whole_periods(&self, time: Duration) -> u64 {
-        u64::try_from(time.as_nanos() / self.period.as_nanos()).unwrap_or(u64::MAX - 1)
-    }
-
-    /// n × period, exact to the nanosecond for 584 years.
-    fn offset(&self, tick: u64) -> Duration {
-        let nanoseconds = self.period.as_nanos().saturating_mul(u128::from(tick));
-        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+    fn go_on_after(&mut self, tick: u64) {
+        self.next = tick + 1;
+        if let Ticks::Random(ticks) = &mut self.ticks {
+            ticks.forget_before(tick);
+        }
     }
 }
 
@@ -122,7 +237,7 @@ mod tests {
     const PERIOD: Duration = Duration::from_millis(10);
 
     fn schedule(start: Instant, max_lateness_ms: u64) -> Schedule {
-        Schedule::new(start, PERIOD, Duration::from_millis(max_lateness_ms))
+        Schedule::new(start, Ticks::Every(PERIOD), Duration::from_millis(max_lateness_ms))
     }
 
     /// Which ticks are taken at once, by their number, and how many were missed before each.
@@ -138,11 +253,11 @@ mod tests {
         let mut schedule = schedule(start, 100);
         let now = start + Duration::from_millis(95);
         assert_eq!(taken(&mut schedule, now), (0..=9).map(|tick| (tick, 0)).collect::<Vec<_>>());
-        assert_eq!(schedule.next_due(), start + PERIOD * 10);
+        assert_eq!(schedule.next_due(), Some(start + PERIOD * 10));
         // Exactly as late as may be is too late.
         let now = start + PERIOD * 10 + Duration::from_millis(100);
         assert_eq!(taken(&mut schedule, now)[0], (11, 1));
-        assert_eq!(schedule.next_due(), start + PERIOD * 21);
+        assert_eq!(schedule.next_due(), Some(start + PERIOD * 21));
     }
 
     #[test]
@@ -152,9 +267,9 @@ mod tests {
         assert_eq!(taken(&mut schedule, start), [(0, 0)]);
         let now = start + PERIOD * 100 + Duration::from_millis(3);
         assert_eq!(taken(&mut schedule, now), [(98, 97), (99, 0), (100, 0)]);
-        let mut strict = Schedule::new(start, PERIOD, Duration::ZERO);
+        let mut strict = Schedule::new(start, Ticks::Every(PERIOD), Duration::ZERO);
         assert_eq!(taken(&mut strict, now), [(100, 100)], "the newest, however late");
-        let mut slow = Schedule::new(start, PERIOD * 1000, PERIOD);
+        let mut slow = Schedule::new(start, Ticks::Every(PERIOD * 1000), PERIOD);
         assert_eq!(
             slow.take(start + PERIOD * 1900).map(|tick| (tick.scheduled, tick.missed)),
             Some((start + PERIOD * 1000, 1))
@@ -167,7 +282,7 @@ mod tests {
         let mut schedule = schedule(start, 100);
         assert_eq!(schedule.skip(start + Duration::from_millis(35)), 4);
         assert_eq!(schedule.skip(start + Duration::from_millis(35)), 0);
-        assert_eq!(schedule.next_due(), start + PERIOD * 4);
+        assert_eq!(schedule.next_due(), Some(start + PERIOD * 4));
     }
 
     #[test]
@@ -176,7 +291,8 @@ mod tests {
         let mut schedule = schedule(start, 0);
         for n in 0..100_000u32 {
             let late = Duration::from_micros(u64::from(n) * 37 % 9_999);
-            let tick = schedule.take(schedule.next_due() + late).unwrap();
+            let due = schedule.next_due().unwrap();
+            let tick = schedule.take(due + late).unwrap();
             assert_eq!(tick, Tick { scheduled: start + PERIOD * n, missed: 0 });
         }
     }
@@ -190,7 +306,73 @@ mod tests {
         let tick = schedule.take(after_pause).unwrap();
         assert_eq!(tick, Tick { scheduled: start + PERIOD * 100, missed: 99 });
         assert_eq!(schedule.take(after_pause), None, "no burst catches up");
-        assert_eq!(schedule.next_due(), start + PERIOD * 101);
+        assert_eq!(schedule.next_due(), Some(start + PERIOD * 101));
+    }
+
+    fn rates(text: &str, seed: Option<u64>) -> Schedule {
+        let rate: RateProfile = text.parse().unwrap();
+        let ticks = match seed {
+            None => Ticks::At(rate),
+            Some(seed) => Ticks::Random(RandomTicks::new(rate, fastrand::Rng::with_seed(seed))),
+        };
+        Schedule::new(Instant::now(), ticks, Duration::from_millis(100))
+    }
+
+    /// The times of all ticks, each taken a little late.
+    fn offsets(schedule: &mut Schedule) -> Vec<Duration> {
+        let start = schedule.start;
+        let mut offsets = Vec::new();
+        while let Some(due) = schedule.next_due() {
+            let tick = schedule.take(due + Duration::from_micros(offsets.len() as u64 % 300)).unwrap();
+            assert_eq!(tick, Tick { scheduled: due, missed: 0 });
+            offsets.push(due - start);
+        }
+        offsets
+    }
+
+    #[test]
+    fn a_rate_has_all_its_ticks_and_ends() {
+        let offsets = offsets(&mut rates("0/s..1000/s over 2s, 100/s for 1s", None));
+        assert_eq!(offsets.len(), 1100);
+        assert!(offsets.is_sorted() && offsets[1099] < Duration::from_secs(3));
+        assert_eq!(offsets.partition_point(|at| *at < Duration::from_secs(1)), 250);
+    }
+
+    #[test]
+    fn random_arrivals_have_the_rate_and_the_spread_of_a_poisson_process() {
+        let found = offsets(&mut rates("1000/s for 20s", Some(7)));
+        assert!((19_400..20_600).contains(&found.len()), "{}", found.len());
+        // Of exponential gaps the standard deviation is the mean.
+        let gaps: Vec<f64> = found.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+        assert!((variance.sqrt() / mean - 1.0).abs() < 0.05, "{mean} {variance}");
+        let mut again = rates("1000/s for 20s", Some(7));
+        again.skip(again.start + Duration::from_secs(3));
+        again.restart(again.start);
+        assert_eq!(found, offsets(&mut again));
+        assert_ne!(found, offsets(&mut rates("1000/s for 20s", Some(8))));
+    }
+
+    #[test]
+    fn what_a_pause_misses_of_a_rate_is_counted() {
+        for seed in [None, Some(3)] {
+            let mut schedule = rates("0/s..2000/s over 10s, 1000/s", seed);
+            let start = schedule.start;
+            let (mut taken, mut missed) = (0, 0);
+            for now in [5u64, 5, 9, 15, 16].map(|seconds| start + Duration::from_secs(seconds)) {
+                while let Some(tick) = schedule.take(now) {
+                    assert!(now - tick.scheduled <= Duration::from_millis(100), "{tick:?}");
+                    (taken, missed) = (taken + 1, missed + tick.missed);
+                }
+            }
+            let all = match &mut schedule.ticks {
+                Ticks::Random(ticks) => ticks.count_until(Duration::from_secs(16)),
+                ticks => ticks.count_until(Duration::from_secs(16)),
+            };
+            assert_eq!(taken + missed, all);
+            assert!(missed > 10 * taken && taken > 300, "{taken} {missed}");
+        }
     }
 
     #[test]

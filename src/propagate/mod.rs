@@ -34,7 +34,7 @@ use self::metrics::Metrics;
 use self::report::Reporter;
 use self::scheduler::Scheduler;
 use self::sender::Sender;
-pub use self::settings::{EventFormat, Header, Order, Pace, ReportFormat, Settings};
+pub use self::settings::{Arrivals, EventFormat, Header, Order, Pace, ReportFormat, Settings};
 use self::source::{Next, Source};
 use crate::auth::login::Authorization;
 use crate::client::HttpClient;
@@ -119,7 +119,11 @@ impl Plan {
         }
         let count = left.map(|left| left + unanswered.len() as u64);
         let outcomes = Some(journal.outcomes());
-        Ok(Plan { feed: Feed::recorded(source, journal, unanswered, settings.period, left), count, outcomes })
+        Ok(Plan {
+            feed: Feed::recorded(source, journal, unanswered, settings.shortest_gap(), left),
+            count,
+            outcomes,
+        })
     }
 }
 
@@ -170,7 +174,8 @@ impl<'a> Run<'a> {
     }
 
     async fn send(&mut self, shutdown: &mut Shutdown) -> StopReason {
-        let end = self.settings.duration.map(|duration| Instant::now() + duration);
+        let begins = self.settings.start_at.map_or_else(Instant::now, |start| start.max(Instant::now()));
+        let end = self.settings.duration.map(|duration| begins + duration);
         tokio::select! {
             sent = self.scheduler.send_events() => match sent {
                 Ok(()) => StopReason::AllSent,

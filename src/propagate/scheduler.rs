@@ -12,8 +12,9 @@ use super::dispatch::Dispatch;
 use super::feed::{Feed, Next};
 use super::metrics::Metrics;
 use super::sender::Sender;
-use super::settings::Settings;
-use crate::core::schedule::{RecordedSchedule, Schedule, Tick};
+use super::settings::{Arrivals, Settings};
+use crate::core::rate::RateProfile;
+use crate::core::schedule::{RandomTicks, RecordedSchedule, Schedule, Tick, Ticks};
 
 /// Bounds how many events are in flight. Clones share the slots.
 #[derive(Clone)]
@@ -44,6 +45,8 @@ pub struct Scheduler {
     feed: Feed,
     /// An event that was taken from the feed and waits for its tick.
     pending: Option<Dispatch>,
+    /// When the schedule begins, if not at once.
+    start_at: Option<Instant>,
     /// How many more events to send.
     remaining: u64,
     schedule: Schedule,
@@ -71,8 +74,9 @@ impl Scheduler {
         Ok(Scheduler {
             feed,
             pending: None,
+            start_at: settings.start_at,
             remaining: count.unwrap_or(u64::MAX),
-            schedule: Schedule::new(Instant::now(), settings.period, settings.max_lateness),
+            schedule: Schedule::new(Instant::now(), ticks_of(settings), settings.max_lateness),
             recorded: settings.recorded_speed.map(|speed| RecordedSchedule::new(Instant::now(), speed)),
             clock: Clock::start()?,
             slots: Slots::new(settings.max_in_flight),
@@ -102,13 +106,13 @@ impl Scheduler {
     pub async fn send_events(&mut self) -> anyhow::Result<()> {
         // The first line of standard input may be long in coming: the schedule starts with it.
         if self.remaining > 0 && self.take_event().await? {
-            let now = Instant::now();
+            let now = self.start_at.map_or_else(Instant::now, |start| start.max(Instant::now()));
             self.schedule.restart(now);
             self.recorded.iter_mut().for_each(|recorded| recorded.restart(now));
         }
         while self.remaining > 0 && self.take_event().await? {
             let slot = self.wait_for_slot().await;
-            let tick = self.wait_for_tick().await;
+            let Some(tick) = self.wait_for_tick().await else { break };
             let Some(dispatch) = self.pending.take() else { continue };
             self.remaining -= 1;
             let sender = Arc::clone(&self.sender);
@@ -153,18 +157,19 @@ impl Scheduler {
         slot
     }
 
-    async fn wait_for_tick(&mut self) -> Tick {
+    /// `None` where there are no more ticks.
+    async fn wait_for_tick(&mut self) -> Option<Tick> {
         if let Some(recorded) = &mut self.recorded {
             let recorded_at = self.pending.as_ref().and_then(|pending| pending.event.envelope.received_at);
             let scheduled = recorded.due(recorded_at);
             self.clock.sleep_until(scheduled).await;
-            return Tick { scheduled, missed: 0 };
+            return Some(Tick { scheduled, missed: 0 });
         }
         loop {
-            self.clock.sleep_until(self.schedule.next_due()).await;
+            self.clock.sleep_until(self.schedule.next_due()?).await;
             if let Some(tick) = self.schedule.take(Instant::now()) {
                 self.count_missed(tick.missed);
-                return tick;
+                return Some(tick);
             }
         }
     }
@@ -183,5 +188,17 @@ impl Scheduler {
         }
         while self.deliveries.join_next().await.is_some() {}
         self.missed_ticks
+    }
+}
+
+fn ticks_of(settings: &Settings) -> Ticks {
+    match (&settings.rate, settings.arrivals) {
+        (None, Arrivals::Constant) => Ticks::Every(settings.period),
+        (Some(rate), Arrivals::Constant) => Ticks::At(rate.clone()),
+        (rate, Arrivals::Poisson) => {
+            let rate = rate.clone().unwrap_or_else(|| RateProfile::every(settings.period));
+            let random = settings.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+            Ticks::Random(RandomTicks::new(rate, random))
+        }
     }
 }

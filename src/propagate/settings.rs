@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use hyper::header::{HeaderName, HeaderValue};
@@ -11,10 +11,16 @@ use hyper::header::{HeaderName, HeaderValue};
 use crate::auth::login::LoginSettings;
 use crate::auth::signature::standard::SigningKey;
 use crate::client::{Endpoint, TlsSettings};
+use crate::core::rate::RateProfile;
 
 #[derive(Debug)]
 pub struct Settings {
     pub period: Duration,
+    /// In place of the period.
+    pub rate: Option<RateProfile>,
+    pub arrivals: Arrivals,
+    /// When the first event is due, if not at once.
+    pub start_at: Option<Instant>,
     /// How fast events are sent that were recorded; `None` for one every period.
     pub recorded_speed: Option<f64>,
     pub endpoint: Endpoint,
@@ -55,6 +61,22 @@ pub enum Order {
     Sequential,
     /// All in random order, then all again in another.
     Shuffle,
+}
+
+impl Settings {
+    /// The shortest time between two sends, but for chance.
+    pub fn shortest_gap(&self) -> Duration {
+        self.rate.as_ref().map_or(self.period, |rate| Duration::from_secs_f64(1.0 / rate.peak()))
+    }
+}
+
+/// How sends are spread over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Arrivals {
+    /// Evenly.
+    Constant,
+    /// At random, as of many independent clients: a Poisson process.
+    Poisson,
 }
 
 /// When events are sent.

@@ -15,7 +15,7 @@ use tempfile::tempdir;
 use super::{check_keys, finish, payload_of, run, start, write_events};
 use crate::util::http::event;
 use crate::util::receiver::{Receiver, Reply};
-use crate::util::{PATIENCE, wait_until};
+use crate::util::{PATIENCE, Process, eventctl, refusal_of, wait_until};
 
 fn slow_receiver(delay: Duration) -> Receiver {
     Receiver::start(move |_, _| {
@@ -310,4 +310,62 @@ fn lines_that_were_read_and_not_sent_become_dead_letters() {
     let again = ["--file", "dead.ndjson", "--count", "199"];
     super::run(directory.path(), &receiver.url("/event"), &again).check(0, [199, 0, 0]);
     assert_eq!(receiver.arrivals().len(), 200);
+}
+
+#[test]
+fn a_run_ends_with_its_rate_and_has_sent_as_many_as_it_says() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 10);
+    let receiver = Receiver::start(|_, _| Reply::created());
+    let rate = "0/s..200/s over 1s, 0/s for 100ms, 200/s for 500ms";
+    for arrivals in ["constant", "poisson"] {
+        let before = receiver.arrivals().len();
+        let further = ["--rate", rate, "--arrivals", arrivals, "--seed", "1", "--max-lateness", "10s"];
+        let run = super::run(directory.path(), &receiver.url("/event"), &further);
+        let arrived = receiver.arrivals().len() - before;
+        assert_eq!(
+            (run.count("delivered"), run.count("missed_ticks")),
+            (arrived as u64, 0),
+            "{}",
+            run.stderr
+        );
+        let expected = if arrivals == "constant" { 200..=200 } else { 150..=250 };
+        assert!(expected.contains(&arrived), "{arrivals}: {arrived}");
+    }
+    for wrong in ["500", "1/s..2/s", "1/s, 2/s", "0/s", "fast"] {
+        let mut command = eventctl(directory.path());
+        let (error, _) = refusal_of(command.args(["propagate", "--rate", wrong]), 2);
+        assert!(error.contains("for `--rate`: expected"), "{error}");
+    }
+}
+
+#[test]
+fn several_senders_begin_at_the_same_time() {
+    let directory = tempdir().unwrap();
+    let receiver = Receiver::start(|_, _| Reply::created());
+    let endpoint = receiver.url("/event");
+    let begun = Instant::now();
+    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(1500);
+    let earliest = begun + Duration::from_millis(1400);
+    let at = at.to_string();
+    let further = ["--start-at", at.as_str(), "--count", "3", "--period", "100ms", "--duration", "10s"];
+    let directories = [(); 3].map(|()| tempdir().unwrap());
+    let sender = |directory: &tempfile::TempDir| {
+        write_events(directory.path(), 10);
+        start(directory.path(), &endpoint, &further)
+    };
+    let senders: Vec<Process> = directories.iter().map(sender).collect();
+    for (sender, directory) in senders.into_iter().zip(&directories) {
+        finish(directory.path(), sender).check(0, [3, 0, 0]);
+    }
+    let arrivals = receiver.arrivals();
+    assert_eq!(arrivals.len(), 9);
+    assert!(arrivals.iter().all(|arrival| arrival.at >= earliest), "none is sent before");
+    let mut command = eventctl(directory.path());
+    let over = ["propagate", "--start-at", "2024-01-15T12:00:00Z"];
+    let (error, hint) = refusal_of(command.args(over), 1);
+    assert!(
+        error.contains("`--start-at` is over: 2024-01-15T12:00:00") && hint.contains("to come"),
+        "{error}"
+    );
 }
