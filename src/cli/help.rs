@@ -5,7 +5,7 @@ use clap::{Arg, Command};
 use super::manual::pages::examples_of;
 
 /// Groups of options; those that stand in none are about what the subcommand is for.
-const GROUPS: [(&str, &[&str]); 18] = [
+const GROUPS: [(&str, &[&str]); 19] = [
     ("Network", &["port", "host", "listen", "trusted-proxy", "allowed-host", "allow-origin"]),
     ("Server", &["endpoint", "header", "health"]),
     ("Store", &["db", "read-db", "from", "require-replicas", "allow-weak-durability", "allow-unordered-ids"]),
@@ -14,6 +14,7 @@ const GROUPS: [(&str, &[&str]); 18] = [
         "Schedule",
         &["period", "rate", "arrivals", "start-at", "pace", "speed", "max-in-flight", "max-lateness"],
     ),
+    ("Verdict", &["fail-if", "junit"]),
     ("Delivery", &["retries", "format", "sign-secret-file", "dead-letter", "journal"]),
     ("Work", &["subscription", "exec", "claim", "parallel"]),
     ("Verification", &["verify", "read-command"]),

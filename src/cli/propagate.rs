@@ -14,6 +14,7 @@ use crate::client::Endpoint;
 use crate::core::duration::{parse_duration, parse_positive_duration};
 use crate::core::rate::RateProfile;
 use crate::core::timestamp::{LocalTimestamp, Timestamp};
+use crate::core::verdict::Condition;
 use crate::error::hinted;
 use crate::propagate::{Arrivals, EventFormat, Header, Order, Pace, ReportFormat, Settings};
 use crate::secret::Secret;
@@ -149,6 +150,15 @@ pub struct PropagateOptions {
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<String>,
 
+    /// Exit with 3 if this holds in the end, repeatable: `p99 > 50ms`, `jitter.p99 > 1ms`,
+    /// `undelivered > 0`, `failed > 1%`, `missed > 0`
+    #[arg(long, value_name = "CONDITION")]
+    fail_if: Vec<Condition>,
+
+    /// Write what became of each --fail-if to this file, in JUnit's format
+    #[arg(long, value_name = "FILE", requires = "fail_if")]
+    junit: Option<PathBuf>,
+
     /// How to print responses and summary
     #[arg(short, long, value_enum, default_value_t = ReportFormat::Text)]
     output: ReportFormat,
@@ -204,6 +214,8 @@ impl PropagateOptions {
             format: self.format,
             signing_key: sign_secret.map(|secret| signing_key(&secret, SIGN_SECRET_FILE)).transpose()?,
             dead_letter: self.dead_letter,
+            fail_if: self.fail_if,
+            junit: self.junit,
             journal: self.journal,
             dry_run: self.dry_run,
             drain_timeout: self.drain_timeout,

@@ -23,4 +23,5 @@ pub mod text;
 pub mod timestamp;
 pub mod trace;
 pub mod type_filter;
+pub mod verdict;
 pub mod wall_clock;

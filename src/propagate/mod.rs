@@ -25,13 +25,13 @@ use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{error, info};
 
 use self::drain::{Drain, StopReason, sleep_until_some};
 use self::feed::Feed;
 use self::journal::{Journal, Opened, OutcomeLog};
 use self::metrics::Metrics;
-use self::report::Reporter;
+use self::report::{Reporter, judge, write_junit};
 use self::scheduler::Scheduler;
 use self::sender::Sender;
 pub use self::settings::{Arrivals, EventFormat, Header, Order, Pace, ReportFormat, Settings};
@@ -209,7 +209,16 @@ impl<'a> Run<'a> {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        Ok(summary.is_complete())
+        let judged = judge(&settings.fail_if, &summary);
+        for failed in &judged {
+            if let Some(reason) = &failed.reason {
+                error!("the run has failed: {}: it is {reason}", failed.condition);
+            }
+        }
+        if let Some(path) = &settings.junit {
+            write_junit(path, &judged)?;
+        }
+        Ok(summary.is_complete() && judged.iter().all(|judged| judged.reason.is_none()))
     }
 }
 

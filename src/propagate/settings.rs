@@ -12,6 +12,7 @@ use crate::auth::login::LoginSettings;
 use crate::auth::signature::standard::SigningKey;
 use crate::client::{Endpoint, TlsSettings};
 use crate::core::rate::RateProfile;
+use crate::core::verdict::Condition;
 
 #[derive(Debug)]
 pub struct Settings {
@@ -41,6 +42,10 @@ pub struct Settings {
     /// Signs each request by Standard Webhooks.
     pub signing_key: Option<SigningKey>,
     pub dead_letter: Option<PathBuf>,
+    /// Conditions under which the run counts as failed.
+    pub fail_if: Vec<Condition>,
+    /// Where the conditions are reported, in JUnit's format.
+    pub junit: Option<PathBuf>,
     pub journal: Option<PathBuf>,
     pub dry_run: bool,
     pub drain_timeout: Duration,

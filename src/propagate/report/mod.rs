@@ -3,6 +3,7 @@
 //! A thread prints, so that a slow terminal or pipe does not delay the schedule.
 
 mod lines;
+mod verdict;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use self::lines::{Layout, json_line, milliseconds, terminal_width};
+pub use self::verdict::{judge, write_junit};
 use super::attempt::{Attempt, Fate, Report};
 use super::dispatch::Dispatch;
 use super::journal::OutcomeLog;

@@ -9,7 +9,7 @@ use tempfile::tempdir;
 
 use super::{finish, run, start, write_events};
 use crate::util::receiver::{Receiver, Reply};
-use crate::util::wait_until;
+use crate::util::{eventctl, refusal_of, wait_until};
 
 #[test]
 fn jitter_is_how_late_a_send_is_whatever_made_it_late() {
@@ -77,4 +77,41 @@ fn a_wait_that_a_receiver_asks_for_may_have_a_fraction() {
     let arrivals = receiver.arrivals();
     let waited = arrivals[1].at - arrivals[0].at;
     assert!(waited >= Duration::from_millis(1500), "{waited:?}");
+}
+
+#[test]
+fn a_run_fails_by_its_conditions_and_says_which() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 10);
+    let receiver = Receiver::start(|_, number| Reply::status(if number % 10 == 0 { 400 } else { 201 }, ""));
+    let endpoint = receiver.url("/event");
+    let further =
+        ["--count", "20", "--max-in-flight", "1", "--fail-if", "p99 < 0.1us", "--fail-if", "failed > 10%"];
+    let finished = run(directory.path(), &endpoint, &[&further[..], &["--junit", "verdict.xml"]].concat());
+    finished.check(3, [18, 2, 0]);
+    assert!(!finished.stderr.contains("has failed"), "{}", finished.stderr);
+    let failing =
+        ["--count", "20", "--max-in-flight", "1", "--fail-if", "failed >= 10%", "--fail-if", "p50 > 1us"];
+    let finished = run(
+        directory.path(),
+        &endpoint,
+        &[&failing[..], &["--fail-if", "sent < 20", "--junit", "verdict.xml"]].concat(),
+    );
+    for reason in ["the run has failed: failed >= 10%: it is 10.00%", "the run has failed: p50 > 1us: it is "]
+    {
+        assert!(finished.stderr.contains(reason), "{}", finished.stderr);
+    }
+    let verdict = std::fs::read_to_string(directory.path().join("verdict.xml")).unwrap();
+    assert!(verdict.contains("tests=\"3\" failures=\"2\""), "{verdict}");
+    assert!(verdict.contains("name=\"not sent &lt; 20\"/>"), "{verdict}");
+    assert!(verdict.contains("<failure message=\"failed &gt;= 10%: it is 10.00%\"/>"), "{verdict}");
+    // All were delivered, and the run has failed nevertheless.
+    let good = Receiver::start(|_, _| Reply::created());
+    let finished = run(directory.path(), &good.url("/event"), &["--count", "3", "--fail-if", "sent < 4"]);
+    finished.check(3, [3, 0, 0]);
+    for wrong in ["p99", "p99 > 50", "speed > 1"] {
+        let mut command = eventctl(directory.path());
+        let (error, _) = refusal_of(command.args(["propagate", "--fail-if", wrong]), 2);
+        assert!(error.contains("for `--fail-if`") && error.contains("expected"), "{error}");
+    }
 }

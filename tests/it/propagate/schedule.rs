@@ -321,7 +321,7 @@ fn a_run_ends_with_its_rate_and_has_sent_as_many_as_it_says() {
     for arrivals in ["constant", "poisson"] {
         let before = receiver.arrivals().len();
         let further = ["--rate", rate, "--arrivals", arrivals, "--seed", "1", "--max-lateness", "10s"];
-        let run = super::run(directory.path(), &receiver.url("/event"), &further);
+        let run = run(directory.path(), &receiver.url("/event"), &further);
         let arrived = receiver.arrivals().len() - before;
         assert_eq!(
             (run.count("delivered"), run.count("missed_ticks")),
