@@ -9,7 +9,7 @@ const GROUPS: [(&str, &[&str]); 19] = [
     ("Network", &["port", "host", "listen", "trusted-proxy", "allowed-host", "allow-origin"]),
     ("Server", &["endpoint", "header", "health"]),
     ("Store", &["db", "read-db", "from", "require-replicas", "allow-weak-durability", "allow-unordered-ids"]),
-    ("Input", &["file", "order", "seed", "count", "duration", "dry-run"]),
+    ("Input", &["file", "template", "order", "seed", "count", "duration", "dry-run"]),
     (
         "Schedule",
         &["period", "rate", "arrivals", "start-at", "pace", "speed", "max-in-flight", "max-lateness"],

@@ -16,7 +16,7 @@ use crate::core::rate::RateProfile;
 use crate::core::timestamp::{LocalTimestamp, Timestamp};
 use crate::core::verdict::Condition;
 use crate::error::hinted;
-use crate::propagate::{Arrivals, EventFormat, Header, Order, Pace, ReportFormat, Settings};
+use crate::propagate::{Arrivals, EventFormat, Header, Order, Pace, ReportFormat, Settings, TemplateClock};
 use crate::secret::Secret;
 
 const SIGN_SECRET_FILE: &str = "--sign-secret-file";
@@ -70,6 +70,11 @@ pub struct PropagateOptions {
     /// standard input once, in order
     #[arg(long, env = "PAYLOAD_FILE_PATH", default_value = "events.json")]
     file: PathBuf,
+
+    /// Take types and payloads of the file as templates: `{{ uuid() }}`, `{{ now() }}`,
+    /// `{{ seq }}`, `{{ int(1, 6) }}`, `{{ pick('a', 'b') }}`, `{{ line('users.txt') }}`
+    #[arg(long)]
+    template: bool,
 
     /// Wait until this URL answers 2xx before the first send
     #[arg(long, env = "HEALTH_CHECK_ENDPOINT", value_name = "URL")]
@@ -192,6 +197,16 @@ impl PropagateOptions {
                 "run eventctl tail -o envelope ... | eventctl propagate --file - --pace recorded",
             ));
         }
+        if self.template && self.file == Path::new("-") {
+            return Err(hinted("`--template` needs a file", "name a file of templates with --file"));
+        }
+        let clock = match &self.start_at {
+            None => TemplateClock::Wall,
+            Some(at) => TemplateClock::Steady {
+                start: at.timestamp,
+                gap: self.rate.as_ref().map_or(self.period, RateProfile::shortest_gap),
+            },
+        };
         Ok(Settings {
             period: self.period,
             rate: self.rate,
@@ -200,6 +215,7 @@ impl PropagateOptions {
             recorded_speed: is_recorded.then_some(self.speed),
             endpoint: self.endpoint,
             file: self.file,
+            template: self.template.then_some(clock),
             health: self.health,
             health_timeout: self.health_timeout,
             order: self.order,

@@ -22,6 +22,11 @@ impl<'a> Members<'a> {
         self.0.iter().rev().find(|(other, _)| other == name).map(|(_, value)| value.get())
     }
 
+    /// Names and values, in the order of the text.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.get()))
+    }
+
     /// A member that is a string.
     pub fn string(&self, name: &str) -> Option<String> {
         serde_json::from_str(self.get(name)?).ok()

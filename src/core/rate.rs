@@ -87,8 +87,13 @@ impl RateProfile {
         count
     }
 
+    /// The time from one event to the next where the rate is highest.
+    pub fn shortest_gap(&self) -> Duration {
+        Duration::from_secs_f64(1.0 / self.peak())
+    }
+
     /// The highest rate, in events a second.
-    pub fn peak(&self) -> f64 {
+    fn peak(&self) -> f64 {
         self.0.iter().map(|part| part.from.max(part.to)).fold(0.0, f64::max)
     }
 }

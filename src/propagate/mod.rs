@@ -14,6 +14,7 @@ mod scheduler;
 mod sender;
 mod settings;
 mod source;
+mod template;
 mod token;
 
 use std::future;
@@ -36,6 +37,7 @@ use self::scheduler::Scheduler;
 use self::sender::Sender;
 pub use self::settings::{Arrivals, EventFormat, Header, Order, Pace, ReportFormat, Settings};
 use self::source::{Next, Source};
+pub use self::template::TemplateClock;
 use crate::auth::login::Authorization;
 use crate::client::HttpClient;
 use crate::error::hinted;
@@ -60,7 +62,7 @@ pub fn run(settings: Settings) -> anyhow::Result<bool> {
 
 async fn propagate(settings: &Settings) -> anyhow::Result<bool> {
     if settings.dry_run {
-        let mut source = Source::open(&settings.file, settings.order, settings.seed, settings.count)?;
+        let mut source = open_source(settings, settings.seed, settings.count)?;
         print_events(&mut source, settings.count).await?;
         return Ok(true);
     }
@@ -72,6 +74,10 @@ async fn propagate(settings: &Settings) -> anyhow::Result<bool> {
     }
     let reason = run.send(&mut shutdown).await;
     run.drain(reason, shutdown).await
+}
+
+fn open_source(settings: &Settings, seed: Option<u64>, count: Option<u64>) -> anyhow::Result<Source> {
+    Source::open(&settings.file, settings.order, seed, count, settings.template)
 }
 
 /// Prints the events that a run would send first: `--count` of them, or each of the file once.
@@ -106,12 +112,12 @@ impl Plan {
     /// Opens the journal, if there is one, and the source, which goes on where the journal ends.
     fn of(settings: &Settings) -> anyhow::Result<Plan> {
         let Some(path) = &settings.journal else {
-            let source = Source::open(&settings.file, settings.order, settings.seed, settings.count)?;
+            let source = open_source(settings, settings.seed, settings.count)?;
             return Ok(Plan { feed: Feed::unrecorded(source), count: settings.count, outcomes: None });
         };
         let Opened { journal, seed, drawn, unanswered } = Journal::open(path, settings)?;
         let left = settings.count.map(|count| count.saturating_sub(drawn));
-        let mut source = Source::open(&settings.file, settings.order, Some(seed), left)?;
+        let mut source = open_source(settings, Some(seed), left)?;
         source.pass_over(drawn);
         if drawn > 0 {
             let unanswered = unanswered.len();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use hyper::header::{HeaderName, HeaderValue};
 
+use super::template::TemplateClock;
 use crate::auth::login::LoginSettings;
 use crate::auth::signature::standard::SigningKey;
 use crate::client::{Endpoint, TlsSettings};
@@ -27,6 +28,8 @@ pub struct Settings {
     pub endpoint: Endpoint,
     /// `-` is standard input.
     pub file: PathBuf,
+    /// Types and payloads are templates.
+    pub template: Option<TemplateClock>,
     pub health: Option<Endpoint>,
     pub health_timeout: Duration,
     pub order: Order,
@@ -71,7 +74,7 @@ pub enum Order {
 impl Settings {
     /// The shortest time between two sends, but for chance.
     pub fn shortest_gap(&self) -> Duration {
-        self.rate.as_ref().map_or(self.period, |rate| Duration::from_secs_f64(1.0 / rate.peak()))
+        self.rate.as_ref().map_or(self.period, RateProfile::shortest_gap)
     }
 }
 

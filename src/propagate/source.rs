@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::settings::Order;
+use super::template::{EventTemplates, TemplateClock};
 use crate::core::outgoing::{Objects, Outgoing};
 use crate::error::hinted;
 
@@ -55,19 +56,29 @@ impl Source {
     ///
     /// # Errors
     /// The file cannot be read, or is not a list of objects; names line and column.
-    pub fn open(path: &Path, order: Order, seed: Option<u64>, count: Option<u64>) -> anyhow::Result<Source> {
+    pub fn open(
+        path: &Path,
+        order: Order,
+        seed: Option<u64>,
+        count: Option<u64>,
+        template: Option<TemplateClock>,
+    ) -> anyhow::Result<Source> {
         if path == Path::new("-") {
             return Ok(Source::Stdin(StdinEvents::start(count)?));
         }
         let events = read_file(path)?;
         let random = seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
-        Ok(Source::File(FileEvents::new(events, order, random)))
+        let templates = template
+            .map(|clock| EventTemplates::new(&events, &random.clone().fork(), clock))
+            .transpose()?
+            .map(Box::new);
+        Ok(Source::File(FileEvents { templates, ..FileEvents::new(events, order, random) }))
     }
 
     /// The next event; waits for standard input.
     pub async fn next(&mut self) -> Next {
         match self {
-            Source::File(file) => Next::Event { event: file.next(), waited: false },
+            Source::File(file) => file.next(),
             Source::Stdin(stdin) => stdin.next().await,
         }
     }
@@ -83,7 +94,7 @@ impl Source {
     /// The next event, if there is one without waiting.
     pub fn try_next(&mut self) -> Option<Next> {
         match self {
-            Source::File(file) => Some(Next::Event { event: file.next(), waited: false }),
+            Source::File(file) => Some(file.next()),
             Source::Stdin(stdin) => stdin.try_next(),
         }
     }
@@ -112,6 +123,9 @@ pub struct FileEvents {
     position: usize,
     /// The sums of the weights up to each event; none where all weigh the same.
     weights: Option<Vec<f64>>,
+    /// By their places in the file, which `places` has for each event.
+    templates: Option<Box<EventTemplates>>,
+    places: Vec<usize>,
 }
 
 impl FileEvents {
@@ -123,22 +137,31 @@ impl FileEvents {
             Some(*sum)
         });
         let weights = is_weighted.then(|| sums.collect());
-        FileEvents { events, order, random, position: 0, weights }
+        let places = (0..events.len()).collect();
+        FileEvents { events, order, random, position: 0, weights, templates: None, places }
     }
 
-    fn next(&mut self) -> Arc<Outgoing> {
+    fn next(&mut self) -> Next {
+        let place = self.next_place();
+        let made = self.templates.as_mut().map(|templates| templates.next(place));
+        match made {
+            None => Next::Event { event: Arc::clone(&self.events[place]), waited: false },
+            Some(Ok(event)) => Next::Event { event: Arc::new(event), waited: false },
+            Some(Err(problem)) => Next::Invalid(problem),
+        }
+    }
+
+    /// The place of the next event in the file.
+    fn next_place(&mut self) -> usize {
         let position = self.position;
         self.position = (position + 1) % self.events.len();
         match self.order {
             Order::Sequential => {}
-            Order::Random => {
-                let drawn = self.draw();
-                return Arc::clone(&self.events[drawn]);
-            }
-            Order::Shuffle if position == 0 => self.random.shuffle(&mut self.events),
+            Order::Random => return self.draw(),
+            Order::Shuffle if position == 0 => self.random.shuffle(&mut self.places),
             Order::Shuffle => {}
         }
-        Arc::clone(&self.events[position])
+        self.places[position]
     }
 }
 
@@ -286,7 +309,12 @@ mod tests {
         let events = Outgoing::parse_file(br#"[{"a":1},{"a":2},{"a":3},{"a":4}]"#).unwrap();
         let events = events.into_iter().map(Arc::new).collect();
         let mut file = FileEvents::new(events, order, fastrand::Rng::with_seed(seed));
-        (0..count).map(|_| file.next().body.clone()).collect()
+        (0..count).map(|_| body_of(file.next())).collect()
+    }
+
+    fn body_of(next: Next) -> String {
+        let Next::Event { event, .. } = next else { panic!("a file has an event") };
+        event.body.clone()
     }
 
     #[test]
@@ -314,7 +342,7 @@ mod tests {
         let events = Outgoing::parse_file(text).unwrap().into_iter().map(Arc::new).collect();
         let mut file = FileEvents::new(events, Order::Random, fastrand::Rng::with_seed(1));
         let mut counts = [0; 3];
-        (0..9000).for_each(|_| counts[usize::from(file.next().body.as_bytes()[6] - b'1')] += 1);
+        (0..9000).for_each(|_| counts[usize::from(body_of(file.next()).as_bytes()[6] - b'1')] += 1);
         let expected = [6000, 2000, 1000];
         assert!(
             counts

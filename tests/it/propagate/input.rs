@@ -230,3 +230,47 @@ fn an_envelope_that_is_wrong_is_named_and_the_others_are_sent() {
     let arrivals = receiver.arrivals();
     assert_eq!((arrivals[0].body.as_str(), arrivals[0].key().as_str()), ("{\"n\": 1}", "k"));
 }
+
+#[test]
+fn templates_make_other_events_each_time_and_a_seed_makes_the_same_again() {
+    let directory = tempdir().unwrap();
+    let events = r#"[{"event_type": "t{{ int(1, 3) }}", "event_payload": "{{ seq }} {{ uuid() }} {{ now() }} {{ line('users') }}"},
+        {"event_type": 7, "event_payload": {"fixed": "{{ seq }}"}}]"#;
+    write_file(directory.path(), "events.json", events);
+    write_file(directory.path(), "users", "ada\nbob\n");
+    let at = ["--template", "--seed", "7", "--start-at", "2126-01-15T12:00:00Z", "--period", "1s"];
+    let printed = |further: &[&str]| {
+        let mut command = eventctl(directory.path());
+        command.args(["propagate", "--dry-run", "--count", "20", "--order", "sequential"]).args(further);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = printed(&at);
+    assert_eq!(first, printed(&at));
+    assert!(first.contains("2126-01-15T12:00:02.000000Z") && first.contains("\"3 "), "{first}");
+    assert!(first.contains(r#"{"event_type":7,"event_payload":{"fixed": "{{ seq }}"}}"#), "{first}");
+    assert_ne!(first, printed(&["--template", "--seed", "8"]));
+    // Without the option braces are braces.
+    assert!(printed(&[]).contains("{{ seq }} {{ uuid() }}"));
+    // What is sent again is what was recorded.
+    let receiver = Receiver::start(|_, number| if number < 3 { Reply::Reset } else { Reply::created() });
+    let further =
+        ["--count", "6", "--retries", "0", "--max-in-flight", "1", "--journal", "journal", "--template"];
+    let endpoint = receiver.url("/event");
+    let runs = [(); 2].map(|()| {
+        let mut command = eventctl(directory.path());
+        command.args(["propagate", "--endpoint", &endpoint, "--period", "2ms", "-q"]).args(further);
+        command.output().unwrap().status.code()
+    });
+    assert_eq!(runs, [Some(3), Some(0)]);
+    let arrivals = receiver.arrivals();
+    for failed in &arrivals[..3] {
+        let again = arrivals[3..].iter().find(|arrival| arrival.key() == failed.key()).unwrap();
+        assert_eq!(again.body, failed.body);
+    }
+    write_file(directory.path(), "wrong.json", r#"{"event_payload": "{{ user }}"}"#);
+    let mut command = eventctl(directory.path());
+    let (error, hint) = refusal_of(command.args(["propagate", "--template", "--file", "wrong.json"]), 1);
+    assert!(error.contains("event_payload of event 1") && hint.contains("uuid()"), "{error} {hint}");
+}
