@@ -14,6 +14,7 @@ use tempfile::tempdir;
 
 use super::delivery::start_proxy;
 use super::{arguments, finish, run, start, write_events};
+use crate::util::disk::{Disk, Fault, Operation, Place, Record};
 use crate::util::http::event;
 use crate::util::receiver::{Receiver, Reply};
 use crate::util::{
@@ -347,4 +348,66 @@ fn many_events_a_second_are_recorded_ahead_of_their_ticks() {
     assert_eq!(payloads(directory.path()).len(), 1500);
     let outcomes = records(directory.path()).iter().filter(|record| record["outcome"] == "delivered").count();
     assert_eq!((recorded(directory.path()), outcomes), (1500, 1500));
+}
+
+/// A run whose journal is on a disk that is recorded and fails on demand: the journal has the name of a database, which
+/// the disk looks for.
+fn run_on(disk: &Disk, directory: &Path, endpoint: &str) -> Process {
+    let mut command = disk.eventctl(directory);
+    let further = ["--count", "30", "--journal", "journal.db", "--retries", "0", "--max-in-flight", "1"];
+    Process::start(command.args(arguments(endpoint, &further)).stdout(Stdio::null()))
+}
+
+#[test]
+fn an_event_is_on_disk_before_it_leaves() {
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 30);
+    let disk = Arc::new(Disk::new(directory.path()));
+    let early = Arc::new(Mutex::new(Vec::new()));
+    let (seen, log) = (Arc::clone(&early), Arc::clone(&disk));
+    let receiver = Receiver::start(move |arrival, _| {
+        let number = arrival.key().rsplit('-').next().unwrap().to_owned();
+        let line = format!("{{\"n\":{number},\"event\"");
+        let log = log.log();
+        let is_line = |record: &Record| match &record.operation {
+            Operation::Write { data, .. } => String::from_utf8_lossy(data).contains(&line),
+            _ => false,
+        };
+        let written = log.iter().position(is_line);
+        let is_synced = written
+            .is_some_and(|written| log[written..].iter().any(|record| record.is_sync_done(Place::Database)));
+        if !is_synced {
+            seen.lock().unwrap().push(number);
+        }
+        Reply::created()
+    });
+    let mut process = run_on(&disk, directory.path(), &receiver.url("/event"));
+    assert_eq!(process.wait().code(), Some(0), "{}", process.stderr());
+    assert_eq!((receiver.arrivals().len(), early.lock().unwrap().len()), (30, 0), "{early:?}");
+}
+
+#[test]
+fn nothing_is_sent_that_the_disk_does_not_take() {
+    for (fault, problem) in
+        [(Fault::NoSpace, "No space left on device"), (Fault::BadSync, "Input/output error")]
+    {
+        let directory = tempdir().unwrap();
+        write_events(directory.path(), 30);
+        let disk = Disk::new(directory.path());
+        let receiver = Receiver::start(|_, _| Reply::created());
+        disk.switch_on(fault);
+        let mut process = run_on(&disk, directory.path(), &receiver.url("/event"));
+        assert_eq!(process.wait().code(), Some(1));
+        assert!(
+            process.stderr().contains("journal") && process.stderr().contains(problem),
+            "{}",
+            process.stderr()
+        );
+        assert!(receiver.arrivals().is_empty());
+        // A journal that could not be begun is begun by the next run.
+        disk.switch_off(fault);
+        let mut process = run_on(&disk, directory.path(), &receiver.url("/event"));
+        assert_eq!(process.wait().code(), Some(0), "{}", process.stderr());
+        assert_eq!(receiver.arrivals().len(), 30);
+    }
 }
