@@ -86,15 +86,31 @@ pub fn measure_throughput(table: &mut Table) -> anyhow::Result<()> {
         "propagate at its fastest, 64 in flight / wrk with 64 connections",
         "events/s",
         Aim::AtLeast(0.5),
-        || {
-            let arguments = ["--period", "1us", "--max-in-flight", "64", "--quiet"];
-            let lines = propagate(&server, directory.path(), &arguments, SENDING_SECONDS)?;
-            let summary = &lines.last().context("no summary")?["summary"];
-            ensure!(summary["delivered"] == summary["sent"], "not all delivered: {summary}");
-            Ok(summary["delivered"].as_f64().context("no count")? / SENDING_SECONDS as f64)
-        },
+        || fastest(&server, directory.path(), &[]),
         || wrk(&server, directory.path()),
+    )?;
+    let journal = directory.path().join("journal");
+    let journal = journal.to_str().context("the path is UTF-8")?;
+    table.compare(
+        "propagate at its fastest with a journal / without",
+        "events/s",
+        Aim::AtLeast(0.9),
+        || {
+            let sent = fastest(&server, directory.path(), &["--journal", journal]);
+            std::fs::remove_file(journal)?;
+            sent
+        },
+        || fastest(&server, directory.path(), &[]),
     )
+}
+
+/// The events a second that `propagate` delivers at its fastest.
+fn fastest(server: &Server, directory: &Path, further: &[&str]) -> anyhow::Result<f64> {
+    let arguments = [&["--period", "1us", "--max-in-flight", "64", "--quiet"][..], further].concat();
+    let lines = propagate(server, directory, &arguments, SENDING_SECONDS)?;
+    let summary = &lines.last().context("no summary")?["summary"];
+    ensure!(summary["delivered"] == summary["sent"], "not all delivered: {summary}");
+    Ok(summary["delivered"].as_f64().context("no count")? / SENDING_SECONDS as f64)
 }
 
 /// The JSON lines that a run of `propagate` prints.

@@ -22,7 +22,7 @@ const MEMORY_KIB: u32 = 19 << 10;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// What a hash of somebody else's making may cost: a check takes this much memory, and some seconds.
+/// The most that a hash of a client may cost: this much memory, and some seconds.
 const MEMORY_KIB_LIMIT: u32 = 256 << 10;
 const PASSES_LIMIT: u32 = 16;
 

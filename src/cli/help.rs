@@ -14,7 +14,7 @@ const GROUPS: [(&str, &[&str]); 19] = [
         "Schedule",
         &["period", "rate", "arrivals", "start-at", "pace", "speed", "max-in-flight", "max-lateness"],
     ),
-    ("Verdict", &["fail-if", "junit"]),
+    ("Verdict", &["fail-if", "junit", "histogram"]),
     ("Delivery", &["retries", "format", "sign-secret-file", "dead-letter", "journal"]),
     ("Work", &["subscription", "exec", "claim", "parallel"]),
     ("Verification", &["verify", "read-command"]),

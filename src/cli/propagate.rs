@@ -155,6 +155,11 @@ pub struct PropagateOptions {
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<String>,
 
+    /// Write the distributions of jitter, latency and latency from schedule to this
+    /// file, in HdrHistogram's log format
+    #[arg(long, value_name = "FILE")]
+    histogram: Option<PathBuf>,
+
     /// Exit with 3 if this holds in the end, repeatable: `p99 > 50ms`, `jitter.p99 > 1ms`,
     /// `undelivered > 0`, `failed > 1%`, `missed > 0`
     #[arg(long, value_name = "CONDITION")]
@@ -230,6 +235,7 @@ impl PropagateOptions {
             format: self.format,
             signing_key: sign_secret.map(|secret| signing_key(&secret, SIGN_SECRET_FILE)).transpose()?,
             dead_letter: self.dead_letter,
+            histogram: self.histogram,
             fail_if: self.fail_if,
             junit: self.junit,
             journal: self.journal,

@@ -168,7 +168,7 @@ impl RequestFormat {
         if let Some(body) = body.as_ref().filter(|_| self.is_json) {
             let parsed: Result<serde::de::IgnoredAny, _> = serde_json::from_str(body);
             if let Err(error) = parsed {
-                // The library's message tells the kind of error and its place.
+                // The library's message names the kind of error and its place.
                 let problem = format!("the template of the body gives no JSON: {error}");
                 return Err(hinted(problem, "values are written with their quotes: {\"text\": {{ text }}}"));
             }

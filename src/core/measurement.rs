@@ -47,6 +47,11 @@ impl Distribution {
         Duration::from_nanos(self.histogram.value_at_quantile(share))
     }
 
+    /// In nanoseconds.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
     /// p50, p90, p99 and the maximum.
     pub fn percentiles(&self) -> [Duration; 4] {
         [0.5, 0.9, 0.99, 1.0].map(|share| self.quantile(share))

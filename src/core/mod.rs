@@ -20,6 +20,7 @@ pub mod query;
 pub mod rate;
 pub mod schedule;
 pub mod text;
+pub mod ticks;
 pub mod timestamp;
 pub mod trace;
 pub mod type_filter;

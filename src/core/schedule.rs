@@ -1,122 +1,9 @@
 //! The schedule: when the n-th send is due.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::rate::RateProfile;
+use super::ticks::Ticks;
 use super::timestamp::Timestamp;
-
-/// When ticks are, relative to the start.
-#[derive(Debug)]
-pub enum Ticks {
-    /// At n × period, for n from 0.
-    Every(Duration),
-    /// As many as a rate has.
-    At(RateProfile),
-    /// The same on average, at random: a Poisson process.
-    Random(RandomTicks),
-}
-
-/// Sums of exponentially distributed gaps with a mean of one event.
-#[derive(Debug)]
-pub struct RandomTicks {
-    rate: RateProfile,
-    /// As it was in the beginning.
-    seed: fastrand::Rng,
-    random: fastrand::Rng,
-    /// The number of the first of `positions`.
-    first: u64,
-    /// From the first tick that may be asked for on.
-    positions: VecDeque<f64>,
-}
-
-impl RandomTicks {
-    pub fn new(rate: RateProfile, random: fastrand::Rng) -> RandomTicks {
-        RandomTicks { rate, seed: random.clone(), random, first: 0, positions: VecDeque::from([0.0]) }
-    }
-
-    /// Draws a tick more.
-    fn draw(&mut self) -> f64 {
-        let gap = -(1.0 - self.random.f64()).ln();
-        let position = self.positions.back().copied().unwrap_or_default() + gap;
-        self.positions.push_back(position);
-        position
-    }
-
-    /// Tick `n`, which is not before one that was forgotten.
-    fn position(&mut self, n: u64) -> f64 {
-        let index = usize::try_from(n.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        while self.positions.len() <= index {
-            self.draw();
-        }
-        self.positions[index]
-    }
-
-    fn time_of(&mut self, n: u64) -> Option<Duration> {
-        let position = self.position(n);
-        self.rate.time_of(position)
-    }
-
-    /// How many ticks there are up to a time, those included that were forgotten.
-    fn count_until(&mut self, time: Duration) -> u64 {
-        let position = self.rate.count_after(time);
-        while self.positions.back().is_none_or(|last| *last <= position) {
-            self.draw();
-        }
-        let mut count = self.first + self.positions.partition_point(|tick| *tick <= position) as u64;
-        // Rounding may put a tick on either side of its own time.
-        while count > self.first && self.time_of(count - 1).is_none_or(|at| at > time) {
-            count -= 1;
-        }
-        while self.time_of(count).is_some_and(|at| at <= time) {
-            count += 1;
-        }
-        count
-    }
-
-    fn forget_before(&mut self, n: u64) {
-        while self.first < n && self.positions.len() > 1 {
-            self.positions.pop_front();
-            self.first += 1;
-        }
-    }
-}
-
-impl Ticks {
-    /// When tick `n` is; `None` where there are no more.
-    fn offset(&mut self, n: u64) -> Option<Duration> {
-        match self {
-            // Exact to the nanosecond for 584 years.
-            Ticks::Every(period) => {
-                let nanoseconds = period.as_nanos().saturating_mul(u128::from(n));
-                Some(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
-            }
-            Ticks::At(rate) => rate.time_of(n as f64),
-            Ticks::Random(ticks) => ticks.time_of(n),
-        }
-    }
-
-    /// How many ticks there are up to a time.
-    fn count_until(&mut self, time: Duration) -> u64 {
-        match self {
-            Ticks::Every(period) => {
-                u64::try_from(time.as_nanos() / period.as_nanos()).unwrap_or(u64::MAX - 1) + 1
-            }
-            Ticks::At(rate) => {
-                // Rounding may put a tick on either side of its own time.
-                let mut count = rate.count_after(time) as u64;
-                while count > 0 && rate.time_of(count as f64 - 1.0).is_none_or(|at| at > time) {
-                    count -= 1;
-                }
-                while rate.time_of(count as f64).is_some_and(|at| at <= time) {
-                    count += 1;
-                }
-                count
-            }
-            Ticks::Random(ticks) => ticks.count_until(time),
-        }
-    }
-}
 
 /// Ticks from a start on, on the monotonic clock.
 ///
@@ -148,9 +35,7 @@ impl Schedule {
     pub fn restart(&mut self, start: Instant) {
         self.start = start;
         self.next = 0;
-        if let Ticks::Random(ticks) = &mut self.ticks {
-            *ticks = RandomTicks::new(ticks.rate.clone(), ticks.seed.clone());
-        }
+        self.ticks.restart();
     }
 
     /// When the next tick is due; `None` where there are no more.
@@ -189,9 +74,7 @@ impl Schedule {
 
     fn go_on_after(&mut self, tick: u64) {
         self.next = tick + 1;
-        if let Ticks::Random(ticks) = &mut self.ticks {
-            ticks.forget_before(tick);
-        }
+        self.ticks.drop_before(tick);
     }
 }
 
@@ -233,6 +116,8 @@ impl RecordedSchedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::rate::RateProfile;
+    use crate::core::ticks::RandomTicks;
 
     const PERIOD: Duration = Duration::from_millis(10);
 
@@ -366,10 +251,7 @@ mod tests {
                     (taken, missed) = (taken + 1, missed + tick.missed);
                 }
             }
-            let all = match &mut schedule.ticks {
-                Ticks::Random(ticks) => ticks.count_until(Duration::from_secs(16)),
-                ticks => ticks.count_until(Duration::from_secs(16)),
-            };
+            let all = schedule.ticks.count_until(Duration::from_secs(16));
             assert_eq!(taken + missed, all);
             assert!(missed > 10 * taken && taken > 300, "{taken} {missed}");
         }

@@ -20,7 +20,7 @@ mod token;
 use std::future;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
@@ -32,7 +32,7 @@ use self::drain::{Drain, StopReason, sleep_until_some};
 use self::feed::Feed;
 use self::journal::{Journal, Opened, OutcomeLog};
 use self::metrics::Metrics;
-use self::report::{Reporter, judge, write_junit};
+use self::report::{Reporter, judge, write_histogram, write_junit};
 use self::scheduler::Scheduler;
 use self::sender::Sender;
 pub use self::settings::{Arrivals, EventFormat, Header, Order, Pace, ReportFormat, Settings};
@@ -142,6 +142,7 @@ struct Run<'a> {
     abort: watch::Sender<bool>,
     /// The metrics endpoint and the renewal of the token, which end with the run.
     background: JoinSet<()>,
+    begun_at: SystemTime,
     /// Why nothing more could be sent.
     failure: Option<anyhow::Error>,
 }
@@ -161,7 +162,16 @@ impl<'a> Run<'a> {
         let (abort, aborted) = watch::channel(false);
         let sender = Sender::new(settings, http, authorization.clone(), reports.clone(), aborted);
         let scheduler = Scheduler::new(settings, feed, count, sender, reports, metrics)?;
-        Ok(Run { settings, authorization, scheduler, reporter, abort, background, failure: None })
+        Ok(Run {
+            settings,
+            authorization,
+            scheduler,
+            reporter,
+            abort,
+            background,
+            begun_at: SystemTime::now(),
+            failure: None,
+        })
     }
 
     /// Waits for a healthy receiver and for the first token.
@@ -198,7 +208,8 @@ impl<'a> Run<'a> {
 
     /// Waits for events in flight, and prints the summary.
     async fn drain(self, reason: StopReason, shutdown: Shutdown) -> anyhow::Result<bool> {
-        let Run { settings, authorization: _, scheduler, reporter, abort, background, failure } = self;
+        let Run { settings, authorization: _, scheduler, reporter, abort, background, begun_at, failure } =
+            self;
         let slots = scheduler.slots().clone();
         let drain = Drain { reason, shutdown, timeout: settings.drain_timeout, abort, slots };
         let finishing = async {
@@ -214,6 +225,9 @@ impl<'a> Run<'a> {
         let summary = summary.context("cannot report")?;
         if let Some(failure) = failure {
             return Err(failure);
+        }
+        if let Some(path) = &settings.histogram {
+            write_histogram(path, &summary, begun_at)?;
         }
         let judged = judge(&settings.fail_if, &summary);
         for failed in &judged {

@@ -14,7 +14,8 @@ use super::metrics::Metrics;
 use super::sender::Sender;
 use super::settings::{Arrivals, Settings};
 use crate::core::rate::RateProfile;
-use crate::core::schedule::{RandomTicks, RecordedSchedule, Schedule, Tick, Ticks};
+use crate::core::schedule::{RecordedSchedule, Schedule, Tick};
+use crate::core::ticks::{RandomTicks, Ticks};
 
 /// Bounds how many events are in flight. Clones share the slots.
 #[derive(Clone)]

@@ -45,6 +45,8 @@ pub struct Settings {
     /// Signs each request by Standard Webhooks.
     pub signing_key: Option<SigningKey>,
     pub dead_letter: Option<PathBuf>,
+    /// Where the distributions are written, in HdrHistogram's log format.
+    pub histogram: Option<PathBuf>,
     /// Conditions under which the run counts as failed.
     pub fail_if: Vec<Condition>,
     /// Where the conditions are reported, in JUnit's format.

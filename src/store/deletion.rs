@@ -1,4 +1,4 @@
-//! Deletes a single event, because somebody asks for it.
+//! Deletes a single event on request.
 //!
 //! Its deliveries and what subscriptions have to do with it go as well. Its idempotency key stays, so that a repeated
 //! request does not store it again, until retention passes over it.

@@ -89,7 +89,7 @@ impl Channel {
         matches!(self.target, Target::Mail(_))
     }
 
-    /// `own_name` tells channels of the same URL apart.
+    /// `own_name` distinguishes channels of the same URL.
     fn webhook(
         kind: &str,
         text: &str,

@@ -2,6 +2,7 @@
 //!
 //! A thread prints, so that a slow terminal or pipe does not delay the schedule.
 
+mod histogram;
 mod lines;
 mod verdict;
 
@@ -16,6 +17,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+pub use self::histogram::write_histogram;
 use self::lines::{Layout, json_line, milliseconds, terminal_width};
 pub use self::verdict::{judge, write_junit};
 use super::attempt::{Attempt, Fate, Report};

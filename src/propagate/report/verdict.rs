@@ -1,4 +1,4 @@
-//! Whether a run has failed by the conditions that it was given, and what a build server is told of it.
+//! Whether a run has failed by its conditions, and the report of it for build servers.
 
 use std::fs;
 use std::io;

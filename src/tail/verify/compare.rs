@@ -1,6 +1,6 @@
 //! Compares what a journal has sent with what a receiver has stored.
 //!
-//! A receiver that knows keys is asked for each. In another, events with equal type and payload cannot be told apart, and
+//! A receiver that knows keys is asked for each. In another, events with equal type and payload cannot be distinguished, and
 //! are compared by number: of `a` that were acknowledged and `u` without an answer, at least `a` and at most `a + u` must
 //! be stored.
 
@@ -62,7 +62,7 @@ impl State {
         State::UnansweredNotStored,
     ];
 
-    /// Whether the receiver has broken its word.
+    /// Whether the receiver has broken its promise.
     pub fn is_fault(self) -> bool {
         matches!(self, State::Missing | State::Changed | State::Twice | State::RefusedButStored)
     }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_tell_equal_events_apart() {
+    fn keys_distinguish_equal_events() {
         use State::{
             Changed, Missing, Refused, RefusedButStored, Stored, Twice, UnansweredNotStored, UnansweredStored,
         };

@@ -1,4 +1,4 @@
-//! `tail --verify JOURNAL`: whether a receiver has stored what its sender was told, once and unchanged.
+//! `tail --verify JOURNAL`: whether a receiver has stored what it has acknowledged, once and unchanged.
 
 mod compare;
 mod journal;

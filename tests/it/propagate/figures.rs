@@ -115,3 +115,49 @@ fn a_run_fails_by_its_conditions_and_says_which() {
         assert!(error.contains("for `--fail-if`") && error.contains("expected"), "{error}");
     }
 }
+
+#[test]
+fn histograms_are_written_in_the_format_of_hdrhistogram() {
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::Deserializer;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+    let directory = tempdir().unwrap();
+    write_events(directory.path(), 10);
+    let receiver = Receiver::start(|_, _| Reply::created());
+    let further = ["--count", "50", "--histogram", "run.hlog"];
+    let finished = run(directory.path(), &receiver.url("/event"), &further);
+    finished.check(0, [50, 0, 0]);
+    let log = std::fs::read(directory.path().join("run.hlog")).unwrap();
+    let mut found = Vec::new();
+    for entry in IntervalLogIterator::new(&log) {
+        let LogEntry::Interval(interval) = entry.unwrap() else { continue };
+        let encoded =
+            base64::Engine::decode(&base64::engine::general_purpose::STANDARD, interval.encoded_histogram());
+        let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &encoded.unwrap()[..]).unwrap();
+        let name = interval.tag().unwrap().as_str().to_owned();
+        let member = if name == "schedule" { "latency_from_schedule" } else { &name };
+        let p99 = finished.summary[member]["p99_ms"].as_f64().unwrap();
+        let in_log = histogram.value_at_quantile(0.99) as f64 / 1e6;
+        assert!(histogram.len() == 50 && (in_log - p99).abs() < 1e-6, "{name}: {in_log} {p99}");
+        found.push(name);
+    }
+    assert_eq!(found, ["jitter", "latency", "schedule"]);
+    let mut command = eventctl(directory.path());
+    let endpoint = receiver.url("/event");
+    command.args([
+        "propagate",
+        "--endpoint",
+        &endpoint,
+        "--count",
+        "1",
+        "--histogram",
+        "missing/run.hlog",
+        "-q",
+    ]);
+    let (error, hint) = refusal_of(&mut command, 1);
+    assert!(
+        error.contains("cannot write histograms to `missing/run.hlog`") && hint.contains("--histogram"),
+        "{error}"
+    );
+}
