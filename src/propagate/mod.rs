@@ -32,7 +32,7 @@ use self::drain::{Drain, StopReason, sleep_until_some};
 use self::feed::Feed;
 use self::journal::{Journal, Opened, OutcomeLog};
 use self::metrics::Metrics;
-use self::report::{Reporter, judge, write_histogram, write_junit};
+use self::report::{Reporter, check_files, judge, write_histogram, write_junit};
 use self::scheduler::Scheduler;
 use self::sender::Sender;
 pub use self::settings::{Arrivals, EventFormat, Header, Order, Pace, ReportFormat, Settings};
@@ -150,6 +150,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// Sends nothing yet.
     async fn start(settings: &'a Settings, plan: Plan) -> anyhow::Result<Run<'a>> {
+        check_files(settings)?;
         let Plan { feed, count, outcomes } = plan;
         let http = HttpClient::from_settings(&settings.tls, settings.max_in_flight, settings.timeout)?;
         let authorization = token::authorization(settings, &http)?;

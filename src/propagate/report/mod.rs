@@ -6,6 +6,7 @@ mod histogram;
 mod lines;
 mod verdict;
 
+use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 use std::thread::{self, JoinHandle};
@@ -262,6 +263,21 @@ impl Printer {
         progress.bar.set_position(if progress.counts_events { done } else { elapsed });
         progress.bar.suspend(|| self.output.write(Write::flush));
     }
+}
+
+/// Makes sure that the files that are written in the end can be.
+///
+/// # Errors
+/// One of them cannot.
+pub fn check_files(settings: &Settings) -> anyhow::Result<()> {
+    for (path, flag) in [(&settings.histogram, "--histogram"), (&settings.junit, "--junit")] {
+        let Some(path) = path else { continue };
+        let opened = File::options().append(true).create(true).open(path);
+        opened
+            .with_context(|| format!("cannot write to `{}`", path.display()))
+            .hint(format!("name a file that you may write to with {flag}"))?;
+    }
+    Ok(())
 }
 
 /// # Errors
