@@ -33,6 +33,13 @@ pub enum Next {
     End,
 }
 
+/// The journal after a write, what was written, and whether it was.
+struct Written {
+    journal: Journal,
+    events: Vec<Arc<Outgoing>>,
+    recorded: io::Result<Vec<Dispatch>>,
+}
+
 pub struct Feed {
     source: Source,
     /// What may be sent.
@@ -40,6 +47,8 @@ pub struct Feed {
     recorder: Option<Recorder>,
     /// What stood before an event that is not recorded yet.
     invalid: VecDeque<String>,
+    /// What the journal has not taken.
+    refused: Vec<Arc<Outgoing>>,
     /// How many more events may be recorded.
     left: u64,
     has_ended: bool,
@@ -53,7 +62,7 @@ struct Recorder {
 
 enum RecorderState {
     Idle(Journal),
-    Writing(JoinHandle<(Journal, io::Result<Vec<Dispatch>>)>),
+    Writing(JoinHandle<Written>),
     /// A write has failed, or its thread: nothing more is sent.
     Failed,
 }
@@ -65,6 +74,7 @@ impl Feed {
             ready: VecDeque::new(),
             recorder: None,
             invalid: VecDeque::new(),
+            refused: Vec::new(),
             left: u64::MAX,
             has_ended: false,
         }
@@ -156,12 +166,15 @@ impl Feed {
             RecorderState::Idle(mut journal) => {
                 self.left = self.left.saturating_sub(events.len() as u64);
                 let write = move || {
-                    let recorded = journal.record(events);
-                    (journal, recorded)
+                    let recorded = journal.record(&events);
+                    Written { journal, events, recorded }
                 };
                 recorder.state = RecorderState::Writing(tokio::task::spawn_blocking(write));
             }
-            state => recorder.state = state,
+            state => {
+                recorder.state = state;
+                self.refused.extend(events);
+            }
         }
     }
 
@@ -175,11 +188,18 @@ impl Feed {
         };
         let written = write.await;
         recorder.state = RecorderState::Failed;
-        let (journal, recorded) = written?;
-        let dispatches = recorded.map_err(|error| {
-            let problem = format!("cannot write the journal `{}`: {error}", journal.path().display());
-            hinted(problem, "make room for it and start again: nothing was sent that is not in it")
-        })?;
+        let Written { journal, events, recorded } = written?;
+        let dispatches = match recorded {
+            Ok(dispatches) => dispatches,
+            Err(error) => {
+                self.refused = events;
+                let problem = format!("cannot write the journal `{}`: {error}", journal.path().display());
+                return Err(hinted(
+                    problem,
+                    "make room for it and start again: nothing was sent that is not in it",
+                ));
+            }
+        };
         recorder.state = RecorderState::Idle(journal);
         self.ready.extend(dispatches);
         Ok(true)
@@ -210,6 +230,7 @@ impl Feed {
             }
         }
         unsent.extend(self.ready.drain(..).map(Ok));
+        unsent.extend(self.refused.drain(..).map(|event| Ok(Dispatch::unrecorded(event))));
         // What a file has and this run did not come to is sent by the next.
         if matches!(self.source, Source::File(_)) {
             unsent.clear();

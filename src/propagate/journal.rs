@@ -104,18 +104,22 @@ impl Journal {
     ///
     /// # Errors
     /// The disk's. Then none of them may be sent.
-    pub fn record(&mut self, events: Vec<Arc<Outgoing>>) -> io::Result<Vec<Dispatch>> {
+    pub fn record(&mut self, events: &[Arc<Outgoing>]) -> io::Result<Vec<Dispatch>> {
         let mut lines = String::new();
         let mut dispatches = Vec::with_capacity(events.len());
         for (number, event) in (self.next_number..).zip(events) {
             let own_key = event.envelope.key.clone();
             lines += &line_of_event(number, &event.body, own_key.as_deref());
             let key = own_key.unwrap_or_else(|| self.header.key_of(number)).into();
-            dispatches.push(Dispatch { event, key, number: Some(number) });
+            dispatches.push(Dispatch { event: Arc::clone(event), key, number: Some(number) });
         }
         let mut file = self.file.lock();
         file.append(&lines)?;
-        file.file().sync_data()?;
+        if let Err(error) = file.file().sync_data() {
+            // The next run must not send under their keys what is reported as not sent.
+            let _ = file.remove_last(lines.len());
+            return Err(error);
+        }
         self.next_number += dispatches.len() as u64;
         Ok(dispatches)
     }

@@ -51,7 +51,8 @@ impl LineFile {
         Ok(())
     }
 
-    fn remove_last(&self, bytes: usize) -> io::Result<()> {
+    /// Removes what was appended last.
+    pub fn remove_last(&self, bytes: usize) -> io::Result<()> {
         let length = self.file.metadata()?.len();
         self.file.set_len(length.saturating_sub(bytes as u64))
     }

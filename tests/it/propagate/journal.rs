@@ -411,3 +411,30 @@ fn nothing_is_sent_that_the_disk_does_not_take() {
         assert_eq!(receiver.arrivals().len(), 30);
     }
 }
+
+#[test]
+fn lines_that_the_journal_does_not_take_become_dead_letters() {
+    let directory = tempdir().unwrap();
+    let disk = Disk::new(directory.path());
+    let receiver = Receiver::start(|_, _| Reply::created());
+    let mut command = disk.eventctl(directory.path());
+    let endpoint = receiver.url("/event");
+    let further = ["--file", "-", "--journal", "journal.db", "--dead-letter", "dead"];
+    let mut process = Process::start(
+        command.args(arguments(&endpoint, &further)).stdin(Stdio::piped()).stdout(Stdio::null()),
+    );
+    let mut input = process.child().stdin.take().unwrap();
+    input.write_all((event("message", "0") + "\n").as_bytes()).unwrap();
+    wait_until(|| (receiver.arrivals().len() == 1).then_some(()));
+    disk.switch_on(Fault::NoSpace);
+    let lines: String = (1..40).map(|number| event("message", &number.to_string()) + "\n").collect();
+    input.write_all(lines.as_bytes()).unwrap();
+    drop(input);
+    assert_eq!(process.wait().code(), Some(1), "{}", process.stderr());
+    let dead = fs::read_to_string(directory.path().join("dead")).unwrap();
+    let mut kept: Vec<String> = super::events_of(&dead);
+    kept.sort();
+    let mut expected: Vec<String> = lines.lines().map(str::to_owned).collect();
+    expected.sort();
+    assert_eq!(kept, expected);
+}
