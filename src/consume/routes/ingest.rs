@@ -124,14 +124,15 @@ fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 /// # Errors
 /// 403 where the client may not store events of one of these types.
 pub fn check_types<'a>(
-    events: impl IntoIterator<Item = &'a Event>,
+    events: impl IntoIterator<Item = &'a Event, IntoIter: ExactSizeIterator>,
     permitted: &PermittedTypes,
 ) -> Result<(), Problem> {
-    let refused =
-        |(position, event): (usize, &Event)| (!permitted.include(event.event_type())).then_some(position);
-    match events.into_iter().enumerate().find_map(refused) {
+    let mut events = events.into_iter();
+    let count = events.len();
+    match events.position(|event| !permitted.include(event.event_type())) {
         None => Ok(()),
-        Some(position) => Err(Problem::type_not_permitted(&format!("event {position} has a type"))),
+        Some(_) if count == 1 => Err(Problem::type_not_permitted("`/event_type` is a type")),
+        Some(position) => Err(Problem::type_not_permitted(&format!("`/{position}/event_type` is a type"))),
     }
 }
 

@@ -113,6 +113,8 @@ fn a_client_of_some_types_writes_and_reads_no_others() {
     for refused in [of_type("user.new"), of_type("messages"), mixed] {
         let response = ask(&server, &orders, "POST", "/event", &refused);
         assert_eq!(response.status, 403, "{response:?}");
+        let pointer = if refused.is_array() { "`/1/event_type`" } else { "`/event_type`" };
+        assert!(response.json()["detail"].as_str().unwrap().starts_with(pointer), "{response:?}");
     }
     let headers = [
         ("Authorization", format!("Bearer {orders}")),
