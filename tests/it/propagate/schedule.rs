@@ -320,7 +320,18 @@ fn a_run_ends_with_its_rate_and_has_sent_as_many_as_it_says() {
     let rate = "0/s..200/s over 1s, 0/s for 100ms, 200/s for 500ms";
     for arrivals in ["constant", "poisson"] {
         let before = receiver.arrivals().len();
-        let further = ["--rate", rate, "--arrivals", arrivals, "--seed", "1", "--max-lateness", "10s"];
+        let further = [
+            "--rate",
+            rate,
+            "--arrivals",
+            arrivals,
+            "--seed",
+            "1",
+            "--max-lateness",
+            "10s",
+            "--max-in-flight",
+            "300",
+        ];
         let run = run(directory.path(), &receiver.url("/event"), &further);
         let arrived = receiver.arrivals().len() - before;
         assert_eq!(
@@ -345,8 +356,8 @@ fn several_senders_begin_at_the_same_time() {
     let receiver = Receiver::start(|_, _| Reply::created());
     let endpoint = receiver.url("/event");
     let begun = Instant::now();
-    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(1500);
-    let earliest = begun + Duration::from_millis(1400);
+    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(5000);
+    let earliest = begun + Duration::from_millis(4900);
     let at = at.to_string();
     let further = ["--start-at", at.as_str(), "--count", "3", "--period", "100ms", "--duration", "10s"];
     let directories = [(); 3].map(|()| tempdir().unwrap());
